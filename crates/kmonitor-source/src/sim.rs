@@ -1,0 +1,1 @@
+//! A simulated kernel (being written).
