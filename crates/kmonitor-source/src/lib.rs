@@ -27,7 +27,8 @@ pub use error::{SourceError, StartError, StartErrorKind, WatchError};
 pub use fact::{Fact, FactKind};
 pub use interest::{KernelInterest, Wanted};
 pub use probe::{
-    Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture, ThreadState,
+    HeldProcess, HeldState, Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState,
+    ReapFuture, ThreadState,
 };
 pub use source::{BATCH_FACTS_MAX, EventSource, SourceStats};
 pub use target::{IntoTarget, Target, TargetError};

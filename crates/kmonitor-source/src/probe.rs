@@ -42,6 +42,33 @@ pub enum ProcessState {
     Gone,
 }
 
+/// A hold on one process, which outlasts its death and its reaping.
+///
+/// It costs the system something (a descriptor), and is certain of the status of
+/// a process that was reaped before anybody looked, which nothing else is.
+pub trait HeldProcess: Send + Sync {
+    /// Who is held.
+    fn identity(&self) -> Identity;
+
+    /// Whether the process lives, and how it ended.
+    ///
+    /// # Errors
+    /// The system did not answer.
+    fn state(&self) -> Result<HeldState, ProbeError>;
+}
+
+/// What a hold on a process tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldState {
+    /// At least one of its threads lives.
+    Alive,
+    /// All its threads are dead, and its parent has not reaped it. The status is
+    /// pending where it may not be read.
+    Zombie(Status),
+    /// It was reaped.
+    Reaped(Status),
+}
+
 /// One thread of a process, as found by looking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThreadState {
@@ -82,6 +109,21 @@ pub trait ProcessProbe: Send + Sync {
     /// It may not be looked at. That it does not exist is
     /// [`ProcessState::Gone`], not an error.
     fn state(&self, pid: Pid, identity: Option<Identity>) -> Result<ProcessState, ProbeError>;
+
+    /// Takes hold of the process of this pid and identity (without one: whichever
+    /// has the pid now). `None` where this probe has nothing to hold by; the
+    /// caller then does without.
+    ///
+    /// # Errors
+    /// It is gone, may not be looked at, or the system has no room for more.
+    fn hold(
+        &self,
+        pid: Pid,
+        identity: Option<Identity>,
+    ) -> Result<Option<Box<dyn HeldProcess>>, ProbeError> {
+        let _ = (pid, identity);
+        Ok(None)
+    }
 
     /// Replaces the content of `threads` by the threads of the process.
     ///

@@ -1,0 +1,145 @@
+//! What handles ask of the dispatcher: a closed set.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kmonitor_event::{EventMask, ProcessKey, ProcessRef};
+use kmonitor_source::WatchError;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::error::{Closed, SubscribeError};
+use crate::filter::Filter;
+use crate::latch::Latch;
+use crate::queue::Queue;
+use crate::router::SubscriptionId;
+use crate::stats::HubStats;
+
+/// How many commands may wait; who sends one more waits himself.
+pub(crate) const COMMANDS_MAX: usize = 1024;
+
+pub(crate) type Reply<T> = oneshot::Sender<T>;
+
+pub(crate) enum Command {
+    Subscribe {
+        filter: Filter,
+        reply: Reply<Result<SubscriptionLease, SubscribeError>>,
+    },
+    Add {
+        id: SubscriptionId,
+        process: ProcessRef,
+        follow: bool,
+        reply: Reply<Result<(), SubscribeError>>,
+    },
+    Remove {
+        id: SubscriptionId,
+        process: ProcessRef,
+        reply: Reply<Result<bool, SubscribeError>>,
+    },
+    SetMask {
+        id: SubscriptionId,
+        events: EventMask,
+        reply: Reply<Result<(), SubscribeError>>,
+    },
+    Watch {
+        process: ProcessRef,
+        /// Keeps the pid from being used again until the watch stands.
+        pidfd: Option<OwnedFd>,
+        reply: Reply<Result<WatchLease, WatchError>>,
+    },
+    Stats {
+        reply: Reply<HubStats>,
+    },
+    Close {
+        reply: Reply<()>,
+    },
+}
+
+/// What was dropped and not swept up yet: handles say so here, without waiting.
+#[derive(Default)]
+pub(crate) struct Sweep {
+    dropped: Mutex<Vec<Dropped>>,
+    notify: Notify,
+}
+
+pub(crate) enum Dropped {
+    Subscription(SubscriptionId),
+    Watch(ProcessKey, Arc<Latch>),
+}
+
+impl Sweep {
+    pub(crate) fn push(&self, dropped: Dropped) {
+        self.dropped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(dropped);
+        self.notify.notify_one();
+    }
+
+    pub(crate) async fn notified(&self) {
+        self.notify.notified().await;
+    }
+
+    pub(crate) fn take(&self) -> Vec<Dropped> {
+        std::mem::take(&mut *self.dropped.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A subscription's place, given back when dropped: also where the answer to the
+/// call that asked for it is dropped unread.
+pub(crate) struct SubscriptionLease {
+    pub(crate) id: SubscriptionId,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) sweep: Arc<Sweep>,
+}
+
+impl Drop for SubscriptionLease {
+    fn drop(&mut self) {
+        self.sweep.push(Dropped::Subscription(self.id));
+    }
+}
+
+/// A watch's place, given back when dropped.
+pub(crate) struct WatchLease {
+    pub(crate) key: ProcessKey,
+    pub(crate) latch: Arc<Latch>,
+    pub(crate) sweep: Arc<Sweep>,
+}
+
+impl Drop for WatchLease {
+    fn drop(&mut self) {
+        let latch = Arc::clone(&self.latch);
+        self.sweep.push(Dropped::Watch(self.key, latch));
+    }
+}
+
+/// The way to the dispatcher, shared by all handles. When the last one goes, the
+/// dispatcher ends.
+#[derive(Clone)]
+pub(crate) struct Line {
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// Why the dispatcher ended, once it has.
+    pub(crate) ended: Arc<Mutex<Option<String>>>,
+}
+
+impl Line {
+    /// Sends a command and waits for its answer.
+    pub(crate) async fn ask<T>(
+        &self,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T, Closed> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(command(reply)).await;
+        let answered = match sent {
+            Ok(()) => answer.await.ok(),
+            Err(_) => None,
+        };
+        answered.ok_or_else(|| Closed {
+            reason: self.why_ended(),
+        })
+    }
+
+    fn why_ended(&self) -> String {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.clone().unwrap_or_else(|| "it was closed".to_owned())
+    }
+}

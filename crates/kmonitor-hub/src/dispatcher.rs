@@ -1,0 +1,356 @@
+//! The one task that owns source, tracker and router.
+//!
+//! Everything that happens in a hub happens here, one thing after the other:
+//! commands, batches of facts, deadlines. Nothing here waits for a subscriber.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use kmonitor_event::{EventMask, ProcessKey, Status, Timestamp};
+use kmonitor_source::{
+    EventSource, Fact, KernelInterest, ProbeError, ProcessProbe, Reach, SourceError,
+};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::command::{Command, Dropped, Sweep};
+use crate::router::Router;
+use crate::scan::Scan;
+use crate::stats::HubStats;
+use crate::tracker::{Now, Tracker};
+
+/// What the tracker needs to see of a process to tell its death, whatever of it
+/// a subscriber wants.
+const TRACKING: EventMask = EventMask::THREAD_CREATE
+    .union(EventMask::EXEC)
+    .union(EventMask::EXIT);
+
+/// How many processes are looked at between two reads after a loss. At some 6 µs
+/// each, the kernel's queue goes unread for a millisecond and a half at most.
+const RECHECK_SLICE: usize = 256;
+
+/// How many batches are read at most before a command is carried out.
+const DRAIN_BATCHES_MAX: usize = 64;
+
+/// How many commands are carried out together, with one change of interest.
+const COMMANDS_PER_TURN: usize = 256;
+
+type Reaping = futures::future::BoxFuture<'static, (ProcessKey, Result<Status, ProbeError>)>;
+
+pub(crate) struct Dispatcher {
+    pub(super) source: Box<dyn EventSource>,
+    pub(super) probe: Arc<dyn ProcessProbe>,
+    pub(super) tracker: Tracker,
+    pub(super) router: Router,
+    pub(super) interest: KernelInterest,
+    /// Whether the source has not been told of the present interest yet.
+    pub(super) interest_changed: bool,
+    /// Whether the tracker's table may hold processes nobody asked for by name.
+    tracked_for_host: bool,
+    pub(super) sweep: Arc<Sweep>,
+    /// The look at trees that is being made sure of.
+    pub(super) scan: Option<Scan>,
+    commands: mpsc::Receiver<Command>,
+    ended: Arc<Mutex<Option<String>>>,
+    /// Deaths whose status only the reaping will tell. Bounded by the deaths
+    /// within one grace, which drops them.
+    reapings: FuturesUnordered<Reaping>,
+    facts: Vec<Fact>,
+    facts_taken: u64,
+    status_grace: Duration,
+    started: Instant,
+}
+
+/// Why the dispatcher ends.
+enum End {
+    /// Nobody is left to serve.
+    Abandoned,
+    Closed(crate::command::Reply<()>),
+    Failed(SourceError),
+}
+
+impl Dispatcher {
+    pub(crate) fn new(
+        source: Box<dyn EventSource>,
+        probe: Arc<dyn ProcessProbe>,
+        tracker: Tracker,
+        sweep: Arc<Sweep>,
+        commands: mpsc::Receiver<Command>,
+        ended: Arc<Mutex<Option<String>>>,
+        status_grace: Duration,
+    ) -> Self {
+        Self {
+            source,
+            probe,
+            tracker,
+            router: Router::default(),
+            interest: KernelInterest::new(),
+            interest_changed: false,
+            tracked_for_host: false,
+            sweep,
+            scan: None,
+            commands,
+            ended,
+            reapings: FuturesUnordered::new(),
+            facts: Vec::new(),
+            facts_taken: 0,
+            status_grace,
+            started: Instant::now(),
+        }
+    }
+
+    /// Serves until nobody is left, a handle closes the hub, or the source fails.
+    pub(crate) async fn run(mut self) {
+        let end = self.serve().await;
+        let mut facts = Vec::new();
+        if let Err(error) = self.source.close(&mut facts) {
+            tracing::debug!(%error, "closing the source");
+        }
+        // Whatever was queued when the end came still counts.
+        self.facts.append(&mut facts);
+        self.take_in();
+        let reason = match &end {
+            End::Abandoned | End::Closed(_) => "it was closed".to_owned(),
+            End::Failed(SourceError::Ended) => SourceError::Ended.to_string(),
+            End::Failed(error) => {
+                let reason = chain(error);
+                tracing::error!(%reason, "the hub's source failed");
+                reason
+            }
+        };
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.clone());
+        self.router.close(&reason);
+        if let End::Closed(reply) = end {
+            // Who asked may have stopped waiting; the hub is closed all the same.
+            let _ = reply.send(());
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        let mut commands = Vec::with_capacity(COMMANDS_PER_TURN);
+        let sweep = Arc::clone(&self.sweep);
+        loop {
+            let listening = !self.interest.is_empty();
+            let deadline = self.tracker.next_deadline().map(|at| self.started + at);
+            let turn = tokio::select! {
+                biased;
+                count = self.commands.recv_many(&mut commands, COMMANDS_PER_TURN) => {
+                    if count == 0 {
+                        return End::Abandoned;
+                    }
+                    self.carry_out(&mut commands).await
+                }
+                () = sweep.notified() => {
+                    self.sweep_up();
+                    Ok(())
+                }
+                read = read(&mut self.source, &mut self.facts), if listening => read,
+                Some((key, told)) = self.reapings.next(), if !self.reapings.is_empty() => {
+                    self.reaping_told(key, told);
+                    Ok(())
+                }
+                () = tokio::time::sleep_until(deadline.unwrap_or(self.started)),
+                    if deadline.is_some() => Ok(()),
+                () = std::future::ready(()), if self.tracker.needs_recheck() => Ok(()),
+            };
+            self.take_in();
+            let now = self.now();
+            self.tracker.expire(now, &mut self.router);
+            let probe = Arc::clone(&self.probe);
+            self.tracker
+                .recheck(RECHECK_SLICE, now, &*probe, &mut self.router);
+            self.follow_up();
+            let settled = self.settle_interest().await;
+            match turn {
+                Ok(()) => {}
+                Err(Stop::Closed(reply)) => return End::Closed(reply),
+                Err(Stop::Failed(error)) => return End::Failed(error),
+            }
+            if let Err(error) = settled {
+                tracing::warn!(error = %chain(&error), "failed to narrow the source's interest");
+            }
+        }
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now {
+            elapsed: self.started.elapsed(),
+            stamp: Timestamp::now(),
+        }
+    }
+
+    /// Turns the facts that were read into events, and those into deliveries.
+    fn take_in(&mut self) {
+        if self.facts.is_empty() {
+            return;
+        }
+        let now = self.now();
+        self.facts_taken += self.facts.len() as u64;
+        for fact in &self.facts {
+            if let Some(scan) = &mut self.scan {
+                scan.inspect(fact, &self.tracker, &self.router);
+            }
+            self.tracker.fact(fact, now, &*self.probe, &mut self.router);
+        }
+        self.facts.clear();
+    }
+
+    /// What the work of this turn calls for.
+    pub(super) fn follow_up(&mut self) {
+        let reapings = self.router.take_reapings();
+        // A source of named processes tells of their reaping itself.
+        let told = self.source.capabilities().reach == Reach::Named;
+        for (key, identity) in reapings.into_iter().filter(|_| !told) {
+            let reaped = self.probe.reaped(key.pid(), identity);
+            let grace = self.status_grace;
+            self.reapings.push(Box::pin(async move {
+                // The tracker gives up at the same time.
+                match tokio::time::timeout(grace, reaped).await {
+                    Ok(told) => (key, told),
+                    Err(_) => (key, Ok(Status::Pending)),
+                }
+            }));
+        }
+        for key in self.router.take_orphaned() {
+            if !self.router.routes_to(key) {
+                self.tracker.forget(key);
+                self.interest.forget(key);
+                self.interest_changed = true;
+            }
+        }
+        self.router.wake();
+    }
+
+    fn reaping_told(&mut self, key: ProcessKey, told: Result<Status, ProbeError>) {
+        match told {
+            Ok(status @ Status::Known { .. }) => {
+                let now = self.now();
+                self.tracker
+                    .reaping_told(key, status, now, &mut self.router);
+            }
+            // The reports or the deadline will have to do.
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%key, %error, "waiting for a reaping"),
+        }
+    }
+
+    fn sweep_up(&mut self) {
+        for dropped in self.sweep.take() {
+            match dropped {
+                Dropped::Subscription(id) => self.router.remove(id),
+                Dropped::Watch(key, latch) => self.router.remove_watch(key, &latch),
+            }
+        }
+        self.broaden();
+    }
+
+    /// Works out anew what is wanted of every process.
+    pub(super) fn broaden(&mut self) {
+        let host = self.router.host_wants();
+        let trees = self.router.trees_want();
+        if self.source.capabilities().reach == Reach::Host {
+            let mask = match (host, trees) {
+                (None, None) => EventMask::empty(),
+                (host, trees) => {
+                    let wanted = host.unwrap_or_default() | trees.unwrap_or_default();
+                    wanted | TRACKING | EventMask::FORK
+                }
+            };
+            if mask != self.interest.host() {
+                self.interest.set_host(mask);
+                self.interest_changed = true;
+            }
+        }
+        self.tracker.set_host(host.is_some());
+        if host.is_none() && self.tracked_for_host {
+            let router = &self.router;
+            self.tracker.retain(|key| router.routes_to(key));
+        }
+        self.tracked_for_host = host.is_some();
+    }
+
+    /// Makes the source follow the present interest.
+    pub(super) async fn settle_interest(&mut self) -> Result<(), SourceError> {
+        if !self.interest_changed {
+            return Ok(());
+        }
+        let (source, interest) = (&mut self.source, &self.interest);
+        std::future::poll_fn(|cx| source.poll_interest(cx, interest)).await?;
+        self.interest.settle();
+        self.interest_changed = false;
+        Ok(())
+    }
+
+    /// Reads until the kernel's queue is empty, so that the tracker knows what
+    /// had happened when this was called.
+    pub(super) async fn drain(&mut self) -> Result<(), Stop> {
+        if self.interest.is_empty() {
+            return Ok(());
+        }
+        for _ in 0..DRAIN_BATCHES_MAX {
+            let source = &mut self.source;
+            let facts = &mut self.facts;
+            let poll = std::future::poll_fn(|cx| Poll::Ready(source.poll_batch(cx, facts))).await;
+            self.take_in();
+            match poll {
+                Poll::Pending => break,
+                Poll::Ready(read) => read.map_err(Stop::Failed)?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn stats(&self) -> HubStats {
+        let counts = self.router.counts;
+        HubStats {
+            facts: self.facts_taken,
+            events: counts.events,
+            delivered: counts.delivered,
+            lost_by_subscriptions: counts.lost_by_subscriptions,
+            lost_by_kernel: counts.lost_by_kernel,
+            losses_uncounted: counts.losses_uncounted,
+            subscriptions: self.router.subscription_count(),
+            watches: self.router.watch_count(),
+            tracked: self.tracker.len(),
+            held: self.tracker.holds(),
+            listening: !self.interest.is_empty(),
+            source: self.source.stats(),
+        }
+    }
+
+    /// Says what of a process is wanted now, by name.
+    pub(super) fn want(&mut self, key: ProcessKey, identity: kmonitor_source::Identity) {
+        let caps = self.source.capabilities();
+        let wanted = self.router.wanted_of(key);
+        let events = (wanted | TRACKING) & caps.events;
+        self.interest.want(key, events, Some(identity));
+        self.interest_changed = true;
+    }
+}
+
+/// What ends a turn and the dispatcher with it.
+pub(super) enum Stop {
+    Closed(crate::command::Reply<()>),
+    Failed(SourceError),
+}
+
+async fn read(source: &mut Box<dyn EventSource>, facts: &mut Vec<Fact>) -> Result<(), Stop> {
+    std::future::poll_fn(|cx| source.poll_batch(cx, facts))
+        .await
+        .map_err(Stop::Failed)
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,339 @@
+//! How the dispatcher carries out commands.
+//!
+//! Many at a time, in three steps: who is meant (identity), then one change of
+//! the source's interest for all of them, then a look at each. In this order
+//! nothing falls between the look and the first report: see ARCHITECTURE.md,
+//! "How a subscription begins".
+
+use std::sync::Arc;
+
+use kmonitor_event::{EventMask, ProcessKey, ProcessRef};
+use kmonitor_source::{Identity, ProbeError, Scope, SourceError, WatchError};
+
+use crate::command::{Command, Reply, SubscriptionLease, WatchLease};
+use crate::dispatcher::{Dispatcher, Stop};
+use crate::error::SubscribeError;
+use crate::filter::{Filter, Subjects};
+use crate::latch::Latch;
+use crate::queue::Queue;
+use crate::router::{Membership, SubscriptionId};
+
+/// A command that waits for the source to listen.
+enum Request {
+    Subscribe {
+        lease: SubscriptionLease,
+        members: Vec<(ProcessKey, Identity)>,
+        reply: Reply<Result<SubscriptionLease, SubscribeError>>,
+    },
+    Add {
+        id: SubscriptionId,
+        members: Vec<(ProcessKey, Identity)>,
+        reply: Reply<Result<(), SubscribeError>>,
+    },
+    Watch {
+        lease: WatchLease,
+        identity: Identity,
+        reply: Reply<Result<WatchLease, WatchError>>,
+    },
+}
+
+impl Dispatcher {
+    /// Carries out all commands. Those that need the source to listen are
+    /// answered when it does.
+    pub(super) async fn carry_out(&mut self, commands: &mut Vec<Command>) -> Result<(), Stop> {
+        self.drain().await?;
+        let mut requests = Vec::new();
+        let mut stop = Ok(());
+        for command in commands.drain(..) {
+            match command {
+                Command::Subscribe { filter, reply } => match self.begin_subscription(&filter) {
+                    Ok((lease, members)) => requests.push(Request::Subscribe {
+                        lease,
+                        members,
+                        reply,
+                    }),
+                    Err(error) => answer(reply, Err(error)),
+                },
+                Command::Add {
+                    id,
+                    process,
+                    follow,
+                    reply,
+                } => match self.begin_add(id, process, follow) {
+                    Ok(members) => requests.push(Request::Add { id, members, reply }),
+                    Err(error) => answer(reply, Err(error)),
+                },
+                Command::Watch {
+                    process,
+                    pidfd: _held_until_here,
+                    reply,
+                } => match self.begin_watch(process) {
+                    Ok((lease, identity)) => requests.push(Request::Watch {
+                        lease,
+                        identity,
+                        reply,
+                    }),
+                    Err(error) => answer(reply, Err(error)),
+                },
+                Command::Remove { id, process, reply } => {
+                    let removed = self.remove(id, process);
+                    answer(reply, Ok(removed));
+                }
+                Command::SetMask { id, events, reply } => {
+                    let set = self.set_mask(id, events);
+                    answer(reply, set);
+                }
+                Command::Stats { reply } => answer(reply, self.stats()),
+                Command::Close { reply } => stop = Err(Stop::Closed(reply)),
+            }
+        }
+        self.broaden();
+        let listening = self.settle_interest().await.map_err(Arc::new);
+        let mut followers = Vec::new();
+        // Answered only when their trees have been found.
+        let mut scanned: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
+        for request in requests {
+            match request {
+                Request::Subscribe {
+                    lease,
+                    members,
+                    reply,
+                } => {
+                    let id = lease.id;
+                    let added = self.adopt_all(&listening, &members);
+                    if added.is_ok() {
+                        self.router.end_if_bereft(id);
+                        followers.extend(self.roots_to_scan(id, &members));
+                    } else {
+                        self.router.remove(id);
+                    }
+                    scanned.push(Box::new(|| answer(reply, added.map(|()| lease))));
+                }
+                Request::Add { id, members, reply } => {
+                    let added = self.adopt_all(&listening, &members);
+                    if added.is_ok() {
+                        followers.extend(self.roots_to_scan(id, &members));
+                    } else {
+                        for (key, _) in &members {
+                            self.router.remove_member(id, *key);
+                        }
+                    }
+                    scanned.push(Box::new(|| answer(reply, added)));
+                }
+                Request::Watch {
+                    lease,
+                    identity,
+                    reply,
+                } => {
+                    let watched = self.adopt_watched(&listening, lease.key, identity);
+                    if watched.is_err() {
+                        self.router.remove_watch(lease.key, &lease.latch);
+                    }
+                    answer(reply, watched.map(|()| lease));
+                }
+            }
+        }
+        if !followers.is_empty() {
+            self.scan_trees(&followers).await?;
+        }
+        scanned.into_iter().for_each(|answer| answer());
+        stop
+    }
+
+    /// The members of a subscription whose descendants are to be found.
+    fn roots_to_scan(
+        &self,
+        id: SubscriptionId,
+        members: &[(ProcessKey, Identity)],
+    ) -> Vec<(SubscriptionId, ProcessKey)> {
+        if !self.router.follows(id) {
+            return Vec::new();
+        }
+        let roots = members.iter().map(|(key, _)| (id, *key));
+        roots.collect()
+    }
+
+    fn begin_subscription(
+        &mut self,
+        filter: &Filter,
+    ) -> Result<(SubscriptionLease, Vec<(ProcessKey, Identity)>), SubscribeError> {
+        if filter.events.is_empty() {
+            return Err(SubscribeError::NoEvents);
+        }
+        self.source
+            .capabilities()
+            .serve(filter.scope(), filter.events)?;
+        let queue = Arc::new(Queue::new(filter.queue_events));
+        let id = self
+            .router
+            .insert(Arc::clone(&queue), filter.events, filter.keep_open);
+        let lease = SubscriptionLease {
+            id,
+            queue,
+            sweep: Arc::clone(&self.sweep),
+        };
+        let members = match &filter.subjects {
+            Subjects::Host => {
+                self.router.add_host(id);
+                Vec::new()
+            }
+            Subjects::Named {
+                processes,
+                follow,
+                descendants_only,
+            } => {
+                let membership = Membership {
+                    follow: *follow,
+                    forks_only: *descendants_only,
+                };
+                // On an error the lease is dropped here, which takes the
+                // subscription away again.
+                self.identify_all(processes, id, membership)?
+            }
+        };
+        Ok((lease, members))
+    }
+
+    fn begin_add(
+        &mut self,
+        id: SubscriptionId,
+        process: ProcessRef,
+        follow: bool,
+    ) -> Result<Vec<(ProcessKey, Identity)>, SubscribeError> {
+        if !self.router.contains(id) || self.router.is_host(id) {
+            return Ok(Vec::new());
+        }
+        let scope = if follow { Scope::Tree } else { Scope::Named };
+        let events = self.router.mask(id);
+        self.source.capabilities().serve(scope, events)?;
+        let membership = Membership {
+            follow,
+            forks_only: false,
+        };
+        self.identify_all(&[process], id, membership)
+    }
+
+    fn begin_watch(&mut self, process: ProcessRef) -> Result<(WatchLease, Identity), WatchError> {
+        self.source
+            .capabilities()
+            .serve(Scope::Named, EventMask::EXIT)?;
+        let identity = self.identify(process)?;
+        let key = self.tracker.reserve(process.pid, identity);
+        let latch = Arc::new(Latch::default());
+        self.router.add_watch(key, Arc::clone(&latch));
+        self.want(key, identity);
+        let lease = WatchLease {
+            key,
+            latch,
+            sweep: Arc::clone(&self.sweep),
+        };
+        Ok((lease, identity))
+    }
+
+    fn identify_all(
+        &mut self,
+        processes: &[ProcessRef],
+        id: SubscriptionId,
+        membership: Membership,
+    ) -> Result<Vec<(ProcessKey, Identity)>, SubscribeError> {
+        let mut members = Vec::with_capacity(processes.len());
+        for process in processes {
+            let identity = self.identify(*process)?;
+            let key = self.tracker.reserve(process.pid, identity);
+            self.router.add_member(id, key, membership);
+            self.want(key, identity);
+            members.push((key, identity));
+        }
+        Ok(members)
+    }
+
+    fn identify(&self, process: ProcessRef) -> Result<Identity, ProbeError> {
+        let pid = process.pid;
+        let found = self.probe.identify(pid)?;
+        match process.inode.map(Identity::Inode) {
+            Some(expected) if expected != found => Err(ProbeError::Reused {
+                pid,
+                expected,
+                found,
+            }),
+            _ => Ok(found),
+        }
+    }
+
+    fn adopt_all(
+        &mut self,
+        listening: &Result<(), Arc<SourceError>>,
+        members: &[(ProcessKey, Identity)],
+    ) -> Result<(), SubscribeError> {
+        if let Err(error) = listening {
+            return Err(SubscribeError::Source(Arc::clone(error)));
+        }
+        for (key, identity) in members {
+            self.adopt(*key, *identity)?;
+        }
+        Ok(())
+    }
+
+    fn adopt_watched(
+        &mut self,
+        listening: &Result<(), Arc<SourceError>>,
+        key: ProcessKey,
+        identity: Identity,
+    ) -> Result<(), WatchError> {
+        if let Err(error) = listening {
+            return Err(WatchError::Io {
+                action: "make the source listen",
+                source: std::io::Error::other(Arc::clone(error)),
+            });
+        }
+        self.adopt(key, identity)?;
+        Ok(())
+    }
+
+    pub(super) fn adopt(&mut self, key: ProcessKey, identity: Identity) -> Result<(), ProbeError> {
+        let now = self.now();
+        let probe = Arc::clone(&self.probe);
+        self.tracker
+            .adopt(key, identity, now, &*probe, &mut self.router)
+    }
+
+    fn remove(&mut self, id: SubscriptionId, process: ProcessRef) -> bool {
+        if !self.router.contains(id) {
+            return false;
+        }
+        let named = |key: &ProcessKey| {
+            key.pid() == process.pid && (process.inode.is_none() || process.inode == key.inode())
+        };
+        let found = self.router.members(id).find(named);
+        found.is_some_and(|key| self.router.remove_member(id, key))
+    }
+
+    fn set_mask(&mut self, id: SubscriptionId, events: EventMask) -> Result<(), SubscribeError> {
+        if events.is_empty() {
+            return Err(SubscribeError::NoEvents);
+        }
+        if !self.router.contains(id) {
+            return Ok(());
+        }
+        let scope = match (self.router.is_host(id), self.router.follows(id)) {
+            (true, _) => Scope::Host,
+            (false, true) => Scope::Tree,
+            (false, false) => Scope::Named,
+        };
+        self.source.capabilities().serve(scope, events)?;
+        self.router.set_mask(id, events);
+        let members: Vec<_> = self.router.members(id).collect();
+        for key in members {
+            if let Some(identity) = self.tracker.identity_of(key) {
+                self.want(key, identity);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Who asked may have stopped waiting: what the answer holds cleans up after
+/// itself then.
+fn answer<T>(reply: Reply<T>, value: T) {
+    let _ = reply.send(value);
+}

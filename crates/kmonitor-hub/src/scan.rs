@@ -1,0 +1,124 @@
+//! Finding the descendants that a process has already.
+//!
+//! The source listens before the look begins, so whoever is forked during it is
+//! reported. What a look can miss is a process whose parent died while `/proc`
+//! was being read: it was handed to another parent, and nothing tells whose it
+//! was. That cannot be mended, but it is noticed, and told.
+
+use kmonitor_event::{Event, EventKind, Pid, ProcessKey, Timestamp};
+use kmonitor_source::{Fact, FactKind};
+use rustc_hash::FxHashMap;
+
+use crate::dispatcher::{Dispatcher, Stop};
+use crate::router::{Membership, Router, SubscriptionId};
+use crate::tracker::Tracker;
+
+/// A look at the process table, and who may have slipped through it.
+pub(crate) struct Scan {
+    began: Timestamp,
+    ended: Timestamp,
+    roots: Vec<(SubscriptionId, ProcessKey)>,
+    incomplete: Vec<(SubscriptionId, ProcessKey)>,
+}
+
+impl Scan {
+    /// Notes deaths within the trees while they were being read.
+    pub(crate) fn inspect(&mut self, fact: &Fact, tracker: &Tracker, router: &Router) {
+        let FactKind::TaskExited {
+            process,
+            tid,
+            parent,
+            ..
+        } = fact.kind
+        else {
+            return;
+        };
+        if !tid.is_leader_of(process) || fact.time < self.began || fact.time > self.ended {
+            return;
+        }
+        let member = |id: SubscriptionId, pid: Pid| {
+            let key = tracker.key_of(pid);
+            key.is_some_and(|key| router.has_member(id, key))
+        };
+        let roots = &self.roots;
+        let incomplete = &mut self.incomplete;
+        for root in roots {
+            let (id, _) = *root;
+            let hit = member(id, process) || parent.is_some_and(|parent| member(id, parent));
+            if hit && !incomplete.contains(root) {
+                incomplete.push(*root);
+            }
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Makes all present descendants of the roots members of their subscriptions.
+    pub(super) async fn scan_trees(
+        &mut self,
+        roots: &[(SubscriptionId, ProcessKey)],
+    ) -> Result<(), Stop> {
+        let began = self.now().stamp;
+        let mut processes = Vec::new();
+        let looked = self.probe.processes(&mut processes);
+        let ended = self.now().stamp;
+        let mut incomplete = Vec::new();
+        if let Err(error) = &looked {
+            tracing::warn!(%error, "descendants could not be looked for");
+            incomplete.extend_from_slice(roots);
+        }
+        let mut children: FxHashMap<Pid, Vec<Pid>> = FxHashMap::default();
+        for process in &processes {
+            if let Some(parent) = process.parent {
+                children.entry(parent).or_default().push(process.pid);
+            }
+        }
+        for (id, root) in roots {
+            let mut parents = vec![root.pid()];
+            while let Some(parent) = parents.pop() {
+                for child in children.get(&parent).into_iter().flatten() {
+                    if self.take_descendant(*id, *child) {
+                        parents.push(*child);
+                    }
+                }
+            }
+        }
+        self.scan = Some(Scan {
+            began,
+            ended,
+            roots: roots.to_vec(),
+            incomplete,
+        });
+        let drained = self.drain().await;
+        if let Some(scan) = self.scan.take() {
+            for (id, root) in scan.incomplete {
+                if self.router.contains(id) {
+                    let event = Event::new(ended, Some(root), EventKind::TrackIncomplete);
+                    self.router.tell(id, &event);
+                }
+            }
+        }
+        drained
+    }
+
+    /// Makes a process a followed member. Whether it was there to be made one.
+    fn take_descendant(&mut self, id: SubscriptionId, pid: Pid) -> bool {
+        let Ok(identity) = self.probe.identify(pid) else {
+            return false;
+        };
+        let key = self.tracker.reserve(pid, identity);
+        if self.router.has_member(id, key) {
+            return false;
+        }
+        let membership = Membership {
+            follow: true,
+            forks_only: false,
+        };
+        self.router.add_member(id, key, membership);
+        if self.adopt(key, identity).is_err() {
+            self.router.remove_member(id, key);
+            return false;
+        }
+        true
+    }
+}

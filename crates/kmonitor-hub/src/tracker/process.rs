@@ -1,0 +1,294 @@
+//! What is known of one process: its live threads, the codes its tasks ended
+//! with, and whether that is the whole story.
+
+use std::time::Duration;
+
+use kmonitor_event::{Exit, Pid, ProcessKey, Status, StatusSource, Tid, Timestamp, UnknownReason};
+use kmonitor_source::{HeldProcess, Identity, ThreadState};
+use rustc_hash::FxHashSet;
+
+/// One process of interest.
+pub(super) struct Process {
+    pub(super) key: ProcessKey,
+    pub(super) identity: Option<Identity>,
+    pub(super) parent: Option<Pid>,
+    pub(super) held: Option<Box<dyn HeldProcess>>,
+    /// Found by looking, not born before our eyes.
+    pub(super) seeded: bool,
+    /// Whether `threads` holds every live thread. A loss ends that; a look at
+    /// the system restores it.
+    pub(super) complete: bool,
+    /// Whether it ever had a second thread, as far as we know.
+    pub(super) had_threads: bool,
+    pub(super) threads: ThreadSet,
+    pub(super) codes: Codes,
+    /// Set while the process is known to be dead and its status is not settled.
+    pub(super) dying: Option<Dying>,
+}
+
+/// A death that waits for its status.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dying {
+    pub(super) time: Timestamp,
+    pub(super) inferred: bool,
+    /// Whether it was reaped, so that nobody is left to ask.
+    pub(super) reaped: bool,
+    /// When to stop waiting, on the hub's clock.
+    pub(super) deadline: Duration,
+}
+
+impl Dying {
+    /// What is known of the end so far.
+    pub(super) fn exit(&self, key: ProcessKey) -> Exit {
+        let mut exit = Exit::new(key, Status::Pending, self.time);
+        exit.inferred = self.inferred;
+        exit
+    }
+}
+
+impl Process {
+    /// A process that was just born: one thread, and nothing hidden.
+    pub(super) fn born(key: ProcessKey, parent: Option<Pid>) -> Self {
+        Self {
+            key,
+            identity: None,
+            parent,
+            held: None,
+            seeded: false,
+            complete: true,
+            had_threads: false,
+            threads: ThreadSet::leader(),
+            codes: Codes::None,
+            dying: None,
+        }
+    }
+
+    /// A process that was there before we looked.
+    pub(super) fn found(key: ProcessKey, identity: Option<Identity>) -> Self {
+        Self {
+            identity,
+            seeded: true,
+            complete: false,
+            // Unknown, so the careful answer.
+            had_threads: true,
+            ..Self::born(key, None)
+        }
+    }
+
+    /// Takes over what a look at the system found.
+    pub(super) fn seed(&mut self, threads: &[ThreadState]) {
+        let leader = self.key.pid().leader();
+        self.threads = ThreadSet::default();
+        for thread in threads {
+            // Every thread that can be seen has its exit report still before it,
+            // except a leader that is dead already.
+            if thread.tid != leader || !thread.exiting {
+                self.threads.insert(thread.tid, self.key.pid());
+            }
+        }
+        // A leader that is on its way out while others are too: a group exit may
+        // have begun whose code only the leader's report carried.
+        let leader_exiting = threads.iter().any(|t| t.tid == leader && t.exiting);
+        let other_exiting = threads.iter().any(|t| t.tid != leader && t.exiting);
+        if leader_exiting && other_exiting {
+            self.codes = Codes::Differ;
+        }
+        self.complete = true;
+        self.had_threads |= threads.len() > 1;
+    }
+
+    /// An exec: whatever else ran in it is gone, and so is what it ended with.
+    pub(super) fn execed(&mut self) {
+        self.threads = ThreadSet::leader();
+        self.codes = Codes::None;
+        self.complete = true;
+    }
+
+    /// A thread was created in it.
+    pub(super) fn thread_created(&mut self, tid: Tid) {
+        self.threads.insert(tid, self.key.pid());
+        self.had_threads = true;
+    }
+
+    /// One of its tasks ended.
+    pub(super) fn task_exited(&mut self, tid: Tid, code: i32) {
+        // With the accounting complete, a task we do not know is one that an
+        // exec has already swept away: its code says nothing.
+        if self.threads.remove(tid, self.key.pid()) || !self.complete {
+            self.codes.note(code);
+        }
+    }
+
+    /// The status, if the exit reports settle it.
+    pub(super) fn agreed_status(&self) -> Option<Status> {
+        match self.codes {
+            Codes::All(code) if self.complete && self.threads.is_empty() => {
+                Some(Status::from_raw(code, StatusSource::Event))
+            }
+            _ => None,
+        }
+    }
+
+    /// Why nobody can tell the status of a death.
+    pub(super) fn why_unknown(&self, dying: &Dying) -> UnknownReason {
+        if dying.inferred {
+            UnknownReason::EventLost
+        } else if self.codes == Codes::Differ {
+            UnknownReason::CodesDiffer
+        } else if !dying.reaped {
+            UnknownReason::NotReaped
+        } else if self.complete && !self.threads.is_empty() {
+            // A report that was due has not come.
+            UnknownReason::EventLost
+        } else {
+            UnknownReason::ReapedUnseen
+        }
+    }
+
+    /// Whether no further exit report can change what is known.
+    pub(super) fn is_told_out(&self) -> bool {
+        self.complete && self.threads.is_empty()
+    }
+}
+
+/// The codes that a process's tasks have ended with since its last exec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Codes {
+    None,
+    /// All the same.
+    All(i32),
+    /// Not the same, or not to be trusted.
+    Differ,
+}
+
+impl Codes {
+    fn note(&mut self, code: i32) {
+        *self = match *self {
+            Self::None => Self::All(code),
+            Self::All(seen) if seen == code => Self::All(seen),
+            Self::All(_) | Self::Differ => Self::Differ,
+        };
+    }
+}
+
+/// The live threads of a process: a set, never a count, because reports may
+/// repeat or name tasks that were never announced.
+#[derive(Debug, Default)]
+pub(super) struct ThreadSet {
+    leader: bool,
+    /// Boxed, because nearly every process has none.
+    others: Option<Box<FxHashSet<Tid>>>,
+}
+
+impl ThreadSet {
+    fn leader() -> Self {
+        Self {
+            leader: true,
+            others: None,
+        }
+    }
+
+    fn insert(&mut self, tid: Tid, process: Pid) {
+        if tid.is_leader_of(process) {
+            self.leader = true;
+        } else {
+            self.others.get_or_insert_default().insert(tid);
+        }
+    }
+
+    fn remove(&mut self, tid: Tid, process: Pid) -> bool {
+        if tid.is_leader_of(process) {
+            return std::mem::take(&mut self.leader);
+        }
+        self.others
+            .as_mut()
+            .is_some_and(|others| others.remove(&tid))
+    }
+
+    pub(super) fn contains(&self, tid: Tid, process: Pid) -> bool {
+        if tid.is_leader_of(process) {
+            return self.leader;
+        }
+        self.others
+            .as_ref()
+            .is_some_and(|others| others.contains(&tid))
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.leader && self.others.as_ref().is_none_or(|others| others.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process() -> Process {
+        Process::born(ProcessKey::new(Pid::new(10).unwrap(), 0), None)
+    }
+
+    fn tid(raw: i32) -> Tid {
+        Tid::new(raw).unwrap()
+    }
+
+    #[test]
+    fn codes_that_agree_settle_the_status() {
+        let mut process = process();
+        process.thread_created(tid(11));
+        process.task_exited(tid(10), 0x500);
+        assert_eq!(process.agreed_status(), None);
+        process.task_exited(tid(11), 0x500);
+        assert_eq!(process.agreed_status().unwrap().raw(), Some(0x500));
+    }
+
+    #[test]
+    fn codes_that_differ_settle_nothing() {
+        let mut process = process();
+        process.thread_created(tid(11));
+        process.task_exited(tid(10), 0x300);
+        process.task_exited(tid(11), 0x900);
+        assert!(process.is_told_out());
+        assert_eq!(process.agreed_status(), None);
+    }
+
+    #[test]
+    fn an_exec_forgets_codes_and_late_siblings() {
+        let mut process = process();
+        process.thread_created(tid(11));
+        process.task_exited(tid(10), 0);
+        process.execed();
+        process.task_exited(tid(11), 9);
+        process.task_exited(tid(10), 0x700);
+        assert_eq!(process.agreed_status().unwrap().raw(), Some(0x700));
+    }
+
+    #[test]
+    fn a_seed_leaves_out_a_dead_leader() {
+        let mut process = Process::found(ProcessKey::new(Pid::new(10).unwrap(), 0), None);
+        process.seed(&[
+            ThreadState {
+                tid: tid(10),
+                exiting: true,
+            },
+            ThreadState {
+                tid: tid(11),
+                exiting: false,
+            },
+        ]);
+        process.task_exited(tid(11), 0x500);
+        assert_eq!(process.agreed_status().unwrap().raw(), Some(0x500));
+    }
+
+    #[test]
+    fn a_seed_in_the_middle_of_a_group_exit_trusts_no_code() {
+        let mut process = Process::found(ProcessKey::new(Pid::new(10).unwrap(), 0), None);
+        let exiting = |raw| ThreadState {
+            tid: tid(raw),
+            exiting: true,
+        };
+        process.seed(&[exiting(10), exiting(11)]);
+        process.task_exited(tid(11), 0x700);
+        assert!(process.is_told_out());
+        assert_eq!(process.agreed_status(), None);
+    }
+}
