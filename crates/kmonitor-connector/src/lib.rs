@@ -1,1 +1,32 @@
-//! wip
+//! The kernel's proc connector as a [`kmonitor_source::EventSource`].
+//!
+//! The proc connector is a netlink multicast group to which the kernel reports
+//! each fork, exec and exit, each change of user, group, session, tracer and name,
+//! and each core dump, of all processes of the host. [`ConnectorSource`] reads it
+//! in batches (one `recvmmsg(2)` for many events), decodes it ([`decode()`]) into
+//! facts, and says at its place in the stream, and with its exact count, when the
+//! kernel had to drop some.
+//!
+//! What it cannot do: it serves the initial network, pid and user namespaces only,
+//! it tells nothing of processes that were there before, and the kernel says
+//! nothing of an event that it had no memory to allocate.
+//!
+//! Source of the rules: `drivers/connector/cn_proc.c`, `net/netlink/af_netlink.c`
+//! and `netlink(7)`.
+#![deny(unsafe_code)]
+
+mod builder;
+mod codec;
+mod decode;
+mod listen;
+mod namespaces;
+mod overflow;
+mod socket;
+mod source;
+#[expect(unsafe_code, reason = "system calls that no safe crate offers")]
+mod sys;
+mod wire;
+
+pub use builder::ConnectorBuilder;
+pub use decode::{Ack, DecodeError, Message, Messages, decode};
+pub use source::ConnectorSource;

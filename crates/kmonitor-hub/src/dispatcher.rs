@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use kmonitor_event::{EventMask, ProcessKey, Status, Timestamp};
+use kmonitor_event::{EventMask, ProcessKey, Status};
 use kmonitor_source::{
     EventSource, Fact, KernelInterest, ProbeError, ProcessProbe, Reach, SourceError,
 };
@@ -50,6 +50,7 @@ pub(crate) struct Dispatcher {
     pub(super) interest_changed: bool,
     /// Whether the tracker's table may hold processes nobody asked for by name.
     tracked_for_host: bool,
+    must_expect_all: bool,
     pub(super) sweep: Arc<Sweep>,
     /// The look at trees that is being made sure of.
     pub(super) scan: Option<Scan>,
@@ -90,6 +91,7 @@ impl Dispatcher {
             interest: KernelInterest::new(),
             interest_changed: false,
             tracked_for_host: false,
+            must_expect_all: false,
             sweep,
             scan: None,
             commands,
@@ -178,7 +180,7 @@ impl Dispatcher {
     pub(super) fn now(&self) -> Now {
         Now {
             elapsed: self.started.elapsed(),
-            stamp: Timestamp::now(),
+            stamp: self.probe.now(),
         }
     }
 
@@ -269,7 +271,22 @@ impl Dispatcher {
             let router = &self.router;
             self.tracker.retain(|key| router.routes_to(key));
         }
+        if host.is_some() && !self.tracked_for_host {
+            self.must_expect_all = true;
+        }
         self.tracked_for_host = host.is_some();
+    }
+
+    /// Takes up every process there is, once the source listens for the host.
+    pub(super) fn expect_all(&mut self) {
+        if !std::mem::take(&mut self.must_expect_all) {
+            return;
+        }
+        let mut processes = Vec::new();
+        match self.probe.processes(&mut processes) {
+            Ok(()) => self.tracker.expect(&processes),
+            Err(error) => tracing::warn!(%error, "processes could not be listed"),
+        }
     }
 
     /// Makes the source follow the present interest.

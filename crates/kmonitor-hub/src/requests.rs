@@ -133,6 +133,7 @@ impl Dispatcher {
                 }
             }
         }
+        self.expect_all();
         if !followers.is_empty() {
             self.scan_trees(&followers).await?;
         }

@@ -5,7 +5,7 @@
 //! was being read: it was handed to another parent, and nothing tells whose it
 //! was. That cannot be mended, but it is noticed, and told.
 
-use kmonitor_event::{Event, EventKind, Pid, ProcessKey, Timestamp};
+use kmonitor_event::{Event, EventKind, Pid, ProcessKey};
 use kmonitor_source::{Fact, FactKind};
 use rustc_hash::FxHashMap;
 
@@ -15,8 +15,6 @@ use crate::tracker::Tracker;
 
 /// A look at the process table, and who may have slipped through it.
 pub(crate) struct Scan {
-    began: Timestamp,
-    ended: Timestamp,
     roots: Vec<(SubscriptionId, ProcessKey)>,
     incomplete: Vec<(SubscriptionId, ProcessKey)>,
 }
@@ -33,7 +31,7 @@ impl Scan {
         else {
             return;
         };
-        if !tid.is_leader_of(process) || fact.time < self.began || fact.time > self.ended {
+        if !tid.is_leader_of(process) {
             return;
         }
         let member = |id: SubscriptionId, pid: Pid| {
@@ -58,10 +56,10 @@ impl Dispatcher {
         &mut self,
         roots: &[(SubscriptionId, ProcessKey)],
     ) -> Result<(), Stop> {
-        let began = self.now().stamp;
+        // What is read after this happened during the look, or right after it.
+        self.drain().await?;
         let mut processes = Vec::new();
         let looked = self.probe.processes(&mut processes);
-        let ended = self.now().stamp;
         let mut incomplete = Vec::new();
         if let Err(error) = &looked {
             tracing::warn!(%error, "descendants could not be looked for");
@@ -84,8 +82,6 @@ impl Dispatcher {
             }
         }
         self.scan = Some(Scan {
-            began,
-            ended,
             roots: roots.to_vec(),
             incomplete,
         });
@@ -93,7 +89,8 @@ impl Dispatcher {
         if let Some(scan) = self.scan.take() {
             for (id, root) in scan.incomplete {
                 if self.router.contains(id) {
-                    let event = Event::new(ended, Some(root), EventKind::TrackIncomplete);
+                    let event =
+                        Event::new(self.probe.now(), Some(root), EventKind::TrackIncomplete);
                     self.router.tell(id, &event);
                 }
             }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use kmonitor_event::Status;
+
 use crate::{ProbeError, Refusal, SourceKind, TargetError};
 
 /// Why a source could not be opened.
@@ -148,6 +150,13 @@ pub enum WatchError {
     /// The descriptor that was given is no pidfd.
     #[error("the descriptor is not a pidfd")]
     NotAPidfd,
+    /// The process of the pidfd that was given had been reaped before: its pid
+    /// cannot be known any more, but its status perhaps can.
+    #[error("the process of the pidfd was reaped before, and has no pid any more; it {status}")]
+    PidfdReaped {
+        /// How it ended, where the kernel kept that with the pidfd (Linux 6.15).
+        status: Status,
+    },
     /// The source cannot tell of this process's exit.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -174,6 +183,9 @@ impl WatchError {
     #[must_use]
     pub const fn is_gone(&self) -> bool {
         matches!(self, Self::Probe(error) if error.is_gone())
-            || matches!(self, Self::Target(TargetError::ChildReaped))
+            || matches!(
+                self,
+                Self::Target(TargetError::ChildReaped) | Self::PidfdReaped { .. }
+            )
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::num::NonZeroU64;
 use std::pin::Pin;
 
-use kmonitor_event::{Pid, Status, Tid};
+use kmonitor_event::{Pid, Status, Tid, Timestamp};
 
 /// What tells a process from every other process that has or had its pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -137,6 +137,11 @@ pub trait ProcessProbe: Send + Sync {
     /// # Errors
     /// They may not be looked at.
     fn processes(&self, processes: &mut Vec<ProcessEntry>) -> Result<(), ProbeError>;
+
+    /// The clock that this system stamps its facts with, now.
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
 
     /// Waits, without bound, until the process has been reaped. Gone already
     /// counts as reaped, with a status of [`Status::Unknown`].

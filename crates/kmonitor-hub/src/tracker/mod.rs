@@ -17,11 +17,12 @@ use kmonitor_event::{
     Event, EventKind, Exit, LossOrigin, Lost, Pid, ProcessKey, Status, StatusSource, Tid, Timestamp,
 };
 use kmonitor_source::{
-    Fact, FactKind, HeldState, Identity, ProbeError, ProcessProbe, ProcessState, ThreadState,
+    Fact, FactKind, HeldState, Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState,
+    ThreadState,
 };
 use rustc_hash::FxHashMap;
 
-use self::process::{Dying, Process};
+use self::process::{Codes, Dying, Process};
 
 /// Who learns what the tracker concludes.
 pub(crate) trait Sink {
@@ -58,6 +59,15 @@ pub(crate) struct TrackerConfig {
     pub(crate) holds_max: usize,
 }
 
+/// Why a process must be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// Reports about it may have been lost.
+    Loss,
+    /// It was there before we listened.
+    NewToUs,
+}
+
 /// The table of processes and the rules of their deaths.
 pub(crate) struct Tracker {
     config: TrackerConfig,
@@ -69,8 +79,8 @@ pub(crate) struct Tracker {
     /// Deadlines of deaths without a status, in order, because the grace is one
     /// and the same for all. May name deaths that are settled by now.
     deadlines: VecDeque<(Duration, ProcessKey)>,
-    /// Processes to look at again after a loss.
-    recheck: Vec<ProcessKey>,
+    /// Processes to look at.
+    recheck: Vec<(ProcessKey, Doubt)>,
     next_incarnation: u64,
     /// Whether every process of the host is tracked.
     host: bool,
@@ -359,7 +369,21 @@ impl Tracker {
         !self.recheck.is_empty()
     }
 
-    /// Looks at some of the processes that a loss left in doubt.
+    /// Tracks these processes too, from before the next look at them: with the
+    /// whole host tracked, whoever has the pid is told from who comes after.
+    pub(crate) fn expect(&mut self, processes: &[ProcessEntry]) {
+        for entry in processes {
+            if !self.current.contains_key(&entry.pid) {
+                let key = self.new_key(entry.pid);
+                let mut process = Process::found(key, None);
+                process.parent = entry.parent;
+                self.current.insert(entry.pid, process);
+                self.recheck.push((key, Doubt::NewToUs));
+            }
+        }
+    }
+
+    /// Looks at some of the processes that a loss or a late start left in doubt.
     pub(crate) fn recheck(
         &mut self,
         slice: usize,
@@ -368,7 +392,7 @@ impl Tracker {
         sink: &mut impl Sink,
     ) {
         for _ in 0..slice {
-            let Some(key) = self.recheck.pop() else {
+            let Some((key, doubt)) = self.recheck.pop() else {
                 return;
             };
             let pid = key.pid();
@@ -379,7 +403,11 @@ impl Tracker {
             match self.reseed(pid, probe) {
                 // Not allowed to look: its own exit report must do.
                 Ok(ProcessState::Alive) | Err(_) => {}
-                Ok(state) => self.bury(pid, state, now.stamp, true, now, sink),
+                Ok(state) => match doubt {
+                    Doubt::Loss => self.bury(pid, state, now.stamp, true, now, sink),
+                    // Dead before we listened, or its report is still to be read.
+                    Doubt::NewToUs => self.remove_current(pid),
+                },
             }
         }
     }
@@ -410,19 +438,26 @@ impl Tracker {
     /// Holds a process, as long as the budget lasts. Without a hold its status
     /// may end up unknown where its threads end differently; nothing else.
     fn hold(&mut self, pid: Pid, probe: &dyn ProcessProbe) {
-        if self.holds >= self.config.holds_max {
-            return;
-        }
         let Some(process) = self.current.get_mut(&pid) else {
             return;
         };
         if process.held.is_some() {
             return;
         }
-        if let Ok(Some(held)) = probe.hold(pid, process.identity) {
+        let known = process.identity.is_some();
+        if self.holds < self.config.holds_max
+            && let Ok(Some(held)) = probe.hold(pid, process.identity)
+        {
             process.identity = Some(held.identity());
             process.held = Some(held);
             self.holds += 1;
+        }
+        if process.identity.is_none() {
+            // At least tell it from whoever has the pid when it comes to ask.
+            process.identity = probe.identify(pid).ok();
+        }
+        if !known {
+            process.bound_at = Some(probe.now());
         }
     }
 
@@ -431,6 +466,12 @@ impl Tracker {
         let Some(process) = self.current.get_mut(&pid) else {
             return Ok(ProcessState::Gone);
         };
+        if process.seeded && process.identity.is_none() {
+            process.identity = probe.identify(pid).ok();
+            process.key = process
+                .key
+                .with_inode(process.identity.and_then(|i| i.inode()));
+        }
         // The threads first and the state after: what was read belongs to this
         // process only if it still lives then.
         let threads = probe.threads(pid, &mut self.threads_scratch);
@@ -501,6 +542,12 @@ impl Tracker {
             return;
         };
         let key = process.key;
+        if process.unbind_if_unproven() {
+            self.holds -= 1;
+        }
+        if let Some(codes) = process.last_words {
+            process.tell_out(codes);
+        }
         if process.dying.is_none() {
             process.dying = Some(Dying {
                 time: now.stamp,
@@ -541,6 +588,7 @@ impl Tracker {
         };
         let key = process.key;
         process.parent = process.parent.or(parent);
+        process.lived_at(time);
         process.task_exited(tid, code);
         let leader = tid.is_leader_of(pid);
         if !leader {
@@ -562,7 +610,7 @@ impl Tracker {
                 self.die(pid, time, false, false, Some(status), now, sink);
             }
         } else if told_out || !process.complete {
-            match self.reseed(pid, probe) {
+            match self.look_at_told_out(pid, told_out, probe) {
                 Ok(ProcessState::Alive) => {}
                 Ok(state) => self.bury(pid, state, time, false, now, sink),
                 // Nobody may look, so the reports must do: all that are known
@@ -573,6 +621,42 @@ impl Tracker {
                 Err(_) => {}
             }
         }
+    }
+
+    /// Asks about a process after an exit report that does not decide by itself.
+    fn look_at_told_out(
+        &mut self,
+        pid: Pid,
+        told_out: bool,
+        probe: &dyn ProcessProbe,
+    ) -> Result<ProcessState, ProbeError> {
+        let Some(process) = self.current.get_mut(&pid) else {
+            return Ok(ProcessState::Gone);
+        };
+        if !told_out {
+            return self.reseed(pid, probe);
+        }
+        if process.unbind_if_unproven() {
+            self.holds -= 1;
+        }
+        if process.is_identified() {
+            let codes = std::mem::replace(&mut process.codes, Codes::None);
+            let state = self.reseed(pid, probe);
+            if !matches!(state, Ok(ProcessState::Alive))
+                && let Some(process) = self.current.get_mut(&pid)
+            {
+                process.codes = codes;
+            }
+            return state;
+        }
+        let state = ask(process, probe)?;
+        if state == ProcessState::Alive {
+            process.lives_on_or_was_replaced();
+            return Ok(state);
+        }
+        // Whoever it is that has the pid, this one is dead; a status found there
+        // may be another's.
+        Ok(ProcessState::Gone)
     }
 
     /// Whether the exit report was that of a former owner of the pid. The oldest
@@ -658,7 +742,7 @@ impl Tracker {
         for process in self.current.values_mut() {
             process.complete = false;
             if process.dying.is_none() {
-                self.recheck.push(process.key);
+                self.recheck.push((process.key, Doubt::Loss));
             }
         }
     }

@@ -11,6 +11,9 @@ use rustc_hash::FxHashSet;
 pub(super) struct Process {
     pub(super) key: ProcessKey,
     pub(super) identity: Option<Identity>,
+    /// Set while it is not proven that `identity` is this process's: it was asked
+    /// for by pid alone, at this time, because of a report that may have been old.
+    pub(super) bound_at: Option<Timestamp>,
     pub(super) parent: Option<Pid>,
     pub(super) held: Option<Box<dyn HeldProcess>>,
     /// Found by looking, not born before our eyes.
@@ -22,6 +25,9 @@ pub(super) struct Process {
     pub(super) had_threads: bool,
     pub(super) threads: ThreadSet,
     pub(super) codes: Codes,
+    /// What had been told when all reports had come and the pid was found alive
+    /// all the same: valid if it turns out to have been another's by then.
+    pub(super) last_words: Option<Codes>,
     /// Set while the process is known to be dead and its status is not settled.
     pub(super) dying: Option<Dying>,
 }
@@ -52,6 +58,7 @@ impl Process {
         Self {
             key,
             identity: None,
+            bound_at: None,
             parent,
             held: None,
             seeded: false,
@@ -59,6 +66,7 @@ impl Process {
             had_threads: false,
             threads: ThreadSet::leader(),
             codes: Codes::None,
+            last_words: None,
             dying: None,
         }
     }
@@ -73,6 +81,37 @@ impl Process {
             had_threads: true,
             ..Self::born(key, None)
         }
+    }
+
+    /// Whether its identity is known to be its own.
+    pub(super) fn is_identified(&self) -> bool {
+        self.identity.is_some() && self.bound_at.is_none()
+    }
+
+    /// It did something at this time, so it lived, and had its pid, before.
+    pub(super) fn lived_at(&mut self, time: Timestamp) {
+        if self.bound_at.is_some_and(|bound| time > bound) {
+            self.bound_at = None;
+        }
+    }
+
+    /// Gives up an identity that may be another's. Whether a hold went with it.
+    pub(super) fn unbind_if_unproven(&mut self) -> bool {
+        if self.bound_at.take().is_none() {
+            return false;
+        }
+        self.identity = None;
+        self.held.take().is_some()
+    }
+
+    /// All its reports have come, and yet whoever has its pid lives: it itself,
+    /// after an exec whose reports came out of order, or a later process whose
+    /// birth is still to be read. Goes on as if the former, remembering what to
+    /// say if it was the latter.
+    pub(super) fn lives_on_or_was_replaced(&mut self) {
+        let words = self.codes;
+        self.execed();
+        self.last_words = Some(words);
     }
 
     /// Takes over what a look at the system found.
@@ -101,6 +140,7 @@ impl Process {
     pub(super) fn execed(&mut self) {
         self.threads = ThreadSet::leader();
         self.codes = Codes::None;
+        self.last_words = None;
         self.complete = true;
     }
 
@@ -143,6 +183,13 @@ impl Process {
         } else {
             UnknownReason::ReapedUnseen
         }
+    }
+
+    /// All its reports have come, with these codes.
+    pub(super) fn tell_out(&mut self, codes: Codes) {
+        self.threads = ThreadSet::default();
+        self.codes = codes;
+        self.complete = true;
     }
 
     /// Whether no further exit report can change what is known.

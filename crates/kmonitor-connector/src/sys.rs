@@ -1,0 +1,170 @@
+//! What no safe crate offers: `recvmmsg(2)`, `getsockopt(SO_MEMINFO)`, and giving
+//! a socket to tokio. Nothing is decided here.
+
+use std::array;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use netlink_sys::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Puts a non-blocking socket under the current runtime's care.
+pub(crate) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: the socket owns its descriptor, always names the same one, and
+    // closes it only when it is dropped, which the `AsyncFd` that owns it does
+    // after it has taken it out of the runtime. Nobody clones it or swaps it out.
+    let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    Ok(registered?)
+}
+
+/// How many datagrams one call can fetch.
+pub(crate) const DATAGRAMS_MAX: usize = 128;
+/// How much of a datagram is fetched. The connector's have 76 bytes.
+pub(crate) const DATAGRAM_BYTES_MAX: usize = 128;
+
+/// Buffers for the datagrams of one call, made once and used again and again.
+pub(crate) struct Batch {
+    bytes: Box<[[u8; DATAGRAM_BYTES_MAX]; DATAGRAMS_MAX]>,
+    heads: Box<[Head; DATAGRAMS_MAX]>,
+    count: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Head {
+    bytes: usize,
+    sender_port: u32,
+    truncated: bool,
+}
+
+/// One datagram of a batch.
+pub(crate) struct Datagram<'a> {
+    /// Its content, or as much of it as there was room for.
+    pub(crate) bytes: &'a [u8],
+    /// Who sent it; 0 is the kernel.
+    pub(crate) sender_port: u32,
+    /// Whether it is longer than there was room for.
+    pub(crate) truncated: bool,
+}
+
+impl Batch {
+    pub(crate) fn new() -> Self {
+        Self {
+            bytes: Box::new([[0; DATAGRAM_BYTES_MAX]; DATAGRAMS_MAX]),
+            heads: Box::new([Head::default(); DATAGRAMS_MAX]),
+            count: 0,
+        }
+    }
+
+    /// The datagrams of the last call.
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
+        let filled = self.bytes.iter().zip(self.heads.iter()).take(self.count);
+        filled.map(|(bytes, head)| Datagram {
+            bytes: &bytes[..head.bytes.min(DATAGRAM_BYTES_MAX)],
+            sender_port: head.sender_port,
+            truncated: head.truncated,
+        })
+    }
+
+    /// Fetches the datagrams that are queued, at most `limit`, without waiting.
+    /// Returns how many there were, at least one.
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, limit: usize) -> io::Result<usize> {
+        let limit = limit.clamp(1, DATAGRAMS_MAX);
+        self.count = 0;
+
+        // The headers hold pointers, and live for this call only: nothing that
+        // is kept points into anything.
+        let mut names: [libc::sockaddr_nl; DATAGRAMS_MAX] = array::from_fn(|_| zeroed_name());
+        let mut buffers: [libc::iovec; DATAGRAMS_MAX] = array::from_fn(|_| libc::iovec {
+            iov_base: ptr::null_mut(),
+            iov_len: 0,
+        });
+        let mut headers: [libc::mmsghdr; DATAGRAMS_MAX] = array::from_fn(|_| zeroed_header());
+        let slots = self.bytes.iter_mut().zip(&mut names).zip(&mut buffers);
+        for (((bytes, name), buffer), header) in slots.zip(&mut headers).take(limit) {
+            buffer.iov_base = bytes.as_mut_ptr().cast();
+            buffer.iov_len = DATAGRAM_BYTES_MAX;
+            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
+            header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+            header.msg_hdr.msg_iov = buffer;
+            header.msg_hdr.msg_iovlen = 1;
+        }
+
+        // SAFETY: the first `limit` headers point to one writable buffer and one
+        // writable name each, of the lengths they say, no two to the same; all
+        // are alive until the call returns, and nothing else refers to them.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                limit as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        };
+        let Ok(received) = usize::try_from(received) else {
+            return Err(io::Error::last_os_error());
+        };
+        self.count = received.min(limit);
+        let filled = self.heads.iter_mut().zip(&headers).zip(&names);
+        for ((head, header), name) in filled.take(self.count) {
+            *head = Head {
+                bytes: header.msg_len as usize,
+                sender_port: name.nl_pid,
+                truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+            };
+        }
+        Ok(self.count)
+    }
+}
+
+fn zeroed_name() -> libc::sockaddr_nl {
+    // SAFETY: a C struct of integers, for which all bits zero is a value.
+    unsafe { mem::zeroed() }
+}
+
+fn zeroed_header() -> libc::mmsghdr {
+    // SAFETY: a C struct of integers and raw pointers, for which all bits zero
+    // is a value.
+    unsafe { mem::zeroed() }
+}
+
+/// The state of a socket's receive queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QueueState {
+    /// How much memory the queued datagrams take, in bytes of the kernel's own
+    /// accounting (`SK_MEMINFO_RMEM_ALLOC`).
+    pub(crate) queued_bytes: u32,
+    /// How many datagrams the kernel has dropped since the socket was made,
+    /// modulo 2³² (`SK_MEMINFO_DROPS`).
+    pub(crate) dropped: u32,
+}
+
+/// Asks for the state of the receive queue. Since Linux 4.12.
+pub(crate) fn queue_state(socket: BorrowedFd<'_>) -> io::Result<QueueState> {
+    let mut values = [0u32; 9];
+    let mut length = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: `values` is writable for the `length` bytes that the call is told,
+    // and `length` is writable; both are alive until it returns.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if (length as usize) < size_of_val(&values) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    Ok(QueueState {
+        queued_bytes: values[libc::SK_MEMINFO_RMEM_ALLOC as usize],
+        dropped: values[libc::SK_MEMINFO_DROPS as usize],
+    })
+}

@@ -1,0 +1,166 @@
+//! When a process is dead, and with which status.
+
+use kmonitor_event::{EventMask, Pid, Status, StatusSource, UnknownReason};
+use kmonitor_hub::{Filter, Hub, Subscription};
+use kmonitor_source::sim::{SimConfig, SimKernel};
+
+use crate::support::{drain, exits, hub, hub_on, kinds, status_of, subscribe};
+
+async fn early() -> (SimKernel, Hub, Pid, Subscription) {
+    let (kernel, hub) = hub().await;
+    let pid = kernel.spawn().unwrap();
+    let events = subscribe(&hub, Filter::pid(pid)).await;
+    (kernel, hub, pid, events)
+}
+
+#[tokio::test(start_paused = true)]
+async fn leader_first_exit_is_no_exit_of_the_process() {
+    let (kernel, _hub, pid, mut events) = early().await;
+    let last = kernel.clone_thread(pid).unwrap();
+    kernel.exit_task(pid.leader(), 0).unwrap();
+    assert!(futures::poll!(Box::pin(events.next())).is_pending());
+    kernel.exit_group(last, 5).unwrap();
+    let events = drain(&mut events).await;
+    assert_eq!(kinds(&events), ["exit"]);
+    assert_eq!(status_of(&events, pid).raw(), kernel.reap(pid));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leader_first_seen_late_has_the_last_threads_status() {
+    let (kernel, hub) = hub().await;
+    let pid = kernel.spawn().unwrap();
+    let last = kernel.clone_thread(pid).unwrap();
+    kernel.exit_task(pid.leader(), 3).unwrap();
+    let mut events = subscribe(&hub, Filter::pid(pid)).await;
+    kernel.exit_task(last, 9).unwrap();
+    assert_eq!(kernel.reap(pid), Some(0x900));
+    assert_eq!(exits(&drain(&mut events).await), [(pid, Some(0x900))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thread_in_its_own_exit_does_not_decide_the_status() {
+    let (kernel, _hub, pid, mut events) = early().await;
+    let thread = kernel.clone_thread(pid).unwrap();
+    kernel.begin_exit(thread, 7).unwrap();
+    kernel.exit_group(pid.leader(), 5).unwrap();
+    kernel.finish_exit(thread).ok();
+    let events = drain(&mut events).await;
+    assert_eq!(status_of(&events, pid).raw(), Some(0x500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn differing_codes_of_a_process_reaped_at_once_are_unknown_not_wrong() {
+    let (kernel, _hub, pid, mut events) = early().await;
+    let thread = kernel.clone_thread(pid).unwrap();
+    kernel.exit_task(pid.leader(), 3).unwrap();
+    kernel.exit_task(thread, 9).unwrap();
+    kernel.reap(pid).unwrap();
+    let events = drain(&mut events).await;
+    let status = status_of(&events, pid);
+    assert!(
+        matches!(status, Status::Unknown(UnknownReason::CodesDiffer))
+            || status.raw() == Some(0x900),
+        "{status:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn exec_by_a_thread_is_no_exit() {
+    let (kernel, _hub, pid, mut events) = early().await;
+    let thread = kernel.clone_thread(pid).unwrap();
+    kernel.clone_thread(pid).unwrap();
+    kernel.exec(thread).unwrap();
+    kernel.exit_group(pid.leader(), 6).unwrap();
+    let events = drain(&mut events).await;
+    assert_eq!(kinds(&events), ["exec", "exit"]);
+    assert_eq!(status_of(&events, pid).raw(), Some(0x600));
+}
+
+#[tokio::test(start_paused = true)]
+async fn exec_by_a_thread_after_its_leader_is_no_exit() {
+    let (kernel, _hub, pid, mut events) = early().await;
+    let thread = kernel.clone_thread(pid).unwrap();
+    kernel.exit_task(pid.leader(), 0).unwrap();
+    kernel.exec(thread).unwrap();
+    kernel.exit_group(pid.leader(), 8).unwrap();
+    let events = drain(&mut events).await;
+    assert_eq!(kinds(&events), ["exec", "exit"]);
+    assert_eq!(status_of(&events, pid).raw(), Some(0x800));
+}
+
+#[tokio::test(start_paused = true)]
+async fn threads_are_told_as_threads() {
+    let (kernel, hub) = hub().await;
+    let pid = kernel.spawn().unwrap();
+    let filter = Filter::pid(pid).events(EventMask::THREADS | EventMask::EXIT);
+    let mut events = subscribe(&hub, filter).await;
+    let thread = kernel.clone_thread(pid).unwrap();
+    kernel.exit_task(thread, 0).unwrap();
+    kernel.exit_group(pid.leader(), 1).unwrap();
+    let events = drain(&mut events).await;
+    assert_eq!(kinds(&events), ["thread_create", "thread_exit", "exit"]);
+    assert_eq!(events[0].kind.tid(), Some(thread));
+    assert_eq!(events[0].pid(), Some(pid));
+}
+
+#[tokio::test(start_paused = true)]
+async fn abort_selects_abnormal_deaths_only() {
+    let (kernel, hub) = hub().await;
+    let (killed, done) = (kernel.spawn().unwrap(), kernel.spawn().unwrap());
+    let filter = Filter::pids([killed, done]).events(EventMask::ABORT);
+    let mut events = subscribe(&hub, filter).await;
+    kernel.exit_group(done.leader(), 1).unwrap();
+    kernel.kill(killed, 9).unwrap();
+    assert_eq!(exits(&drain(&mut events).await), [(killed, Some(9))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_zombie_is_reported_when_it_is_subscribed_to() {
+    let (kernel, hub) = hub().await;
+    let pid = kernel.spawn().unwrap();
+    kernel.exit_group(pid.leader(), 4).unwrap();
+    let mut events = subscribe(&hub, Filter::pid(pid).events(EventMask::EXIT)).await;
+    let events = drain(&mut events).await;
+    assert_eq!(
+        status_of(&events, pid),
+        Status::from_raw(0x400, StatusSource::ZombieStat)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_zombie_whose_status_may_not_be_read_is_unknown_after_the_grace() {
+    let (kernel, hub) = hub_on(SimConfig::default().status_readable(false)).await;
+    let pid = kernel.spawn().unwrap();
+    kernel.exit_group(pid.leader(), 4).unwrap();
+    let mut events = subscribe(&hub, Filter::pid(pid).events(EventMask::EXIT)).await;
+    let events = drain(&mut events).await;
+    assert_eq!(
+        status_of(&events, pid),
+        Status::Unknown(UnknownReason::NotReaped)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn fork_of_a_reused_pid_before_the_old_exit_keeps_the_two_apart() {
+    let (kernel, hub) = hub().await;
+    let mut host = subscribe(&hub, Filter::host()).await;
+    let pid = kernel.spawn().unwrap();
+    let mut watch = hub.watch(pid).await.unwrap();
+    kernel.hold_exits(true);
+    kernel.exit_group(pid.leader(), 1).unwrap();
+    kernel.reap(pid).unwrap();
+    kernel.set_next_pid(pid).unwrap();
+    assert_eq!(kernel.spawn().unwrap(), pid);
+    kernel.hold_exits(false);
+    kernel.exit_group(pid.leader(), 2).unwrap();
+    assert_eq!(watch.settled().await.unwrap().status.raw(), Some(0x100));
+    let events = drain(&mut host).await;
+    assert_eq!(exits(&events), [(pid, Some(0x100)), (pid, Some(0x200))]);
+    let keys: Vec<_> = events
+        .iter()
+        .filter(|event| event.kind.name() == "exit")
+        .map(|event| event.process.unwrap())
+        .collect();
+    assert_ne!(keys[0], keys[1]);
+    assert_eq!(keys[0], watch.process());
+}

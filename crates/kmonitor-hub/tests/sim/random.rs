@@ -1,0 +1,78 @@
+//! Random kernels: whatever happens in them, the stream tells the truth.
+
+use std::collections::HashMap;
+
+use kmonitor_event::{EventKind, EventMask, Pid, ProcessKey, Status};
+use kmonitor_hub::Filter;
+use kmonitor_source::sim::SimConfig;
+
+use crate::support::{drain, hub_on, subscribe};
+
+/// Seeds to run; each failure names its own.
+fn seeds() -> Vec<u64> {
+    match std::env::var("KMONITOR_SEED") {
+        Ok(seed) => vec![seed.parse().expect("KMONITOR_SEED is a number")],
+        Err(_) => (0..150).collect(),
+    }
+}
+
+/// Every process that was seen alive exits once in the stream, after whatever
+/// else it did, with the status that `waitpid` gave, or a reasoned unknown.
+#[tokio::test(start_paused = true)]
+async fn host_stream_tells_each_death_once_and_right() {
+    let mut known = 0;
+    let mut unknown = 0;
+    for seed in seeds() {
+        let config = SimConfig::default().seed(seed).pid_max(60);
+        let (kernel, hub) = hub_on(config).await;
+        let mut stream = subscribe(&hub, Filter::host().events(EventMask::all())).await;
+        for _ in 0..40 {
+            kernel.run(15);
+            tokio::task::yield_now().await;
+        }
+        kernel.settle();
+        let events = drain(&mut stream).await;
+        let mut deaths: HashMap<Pid, Vec<i32>> = HashMap::new();
+        for death in kernel.truth() {
+            deaths.entry(death.pid).or_default().push(death.status);
+        }
+        let mut ended: HashMap<ProcessKey, Status> = HashMap::new();
+        let mut told: HashMap<Pid, Vec<Status>> = HashMap::new();
+        for event in &events {
+            let Some(key) = event.process else {
+                assert_eq!(event.kind.name(), "other", "seed {seed}: {event}");
+                continue;
+            };
+            assert!(
+                !ended.contains_key(&key),
+                "seed {seed}: {event} after the exit of {key:?}"
+            );
+            if let EventKind::Exit(status) = event.kind {
+                ended.insert(key, status);
+                told.entry(key.pid()).or_default().push(status);
+            }
+        }
+        for (pid, statuses) in &told {
+            let truth = deaths.get(pid).map(Vec::as_slice).unwrap_or_default();
+            assert_eq!(
+                statuses.len(),
+                truth.len(),
+                "seed {seed}: {pid} was told {statuses:x?}, truth {truth:x?}"
+            );
+            for (status, truth) in statuses.iter().zip(truth) {
+                match status {
+                    Status::Known { .. } => {
+                        known += 1;
+                        assert_eq!(status.raw(), Some(*truth), "seed {seed}: {pid}");
+                    }
+                    _ => unknown += 1,
+                }
+            }
+        }
+        for pid in deaths.keys() {
+            assert!(told.contains_key(pid), "seed {seed}: {pid} was never told");
+        }
+    }
+    println!("{known} statuses right, {unknown} reasoned unknowns");
+    assert!(known > 1000 && unknown * 20 < known, "{known} {unknown}");
+}

@@ -1,0 +1,105 @@
+//! The latched end of one process.
+
+use std::num::NonZeroU64;
+
+use kmonitor_event::{ProcessRef, Status};
+use kmonitor_source::WatchError;
+use kmonitor_source::sim::{SimConfig, SimMode};
+
+use crate::support::{hub, hub_on};
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_gives_the_exit_however_late_it_is_polled() {
+    for mode in [SimMode::Tasks, SimMode::Named] {
+        let (kernel, hub) = hub_on(SimConfig::default().mode(mode)).await;
+        let pid = kernel.spawn().unwrap();
+        let mut watch = hub.watch(pid).await.unwrap();
+        kernel.exit_group(pid.leader(), 3).unwrap();
+        let exit = watch.exited().await.unwrap();
+        assert_eq!(exit.process.pid(), pid);
+        kernel.reap(pid).unwrap();
+        assert_eq!(watch.settled().await.unwrap().status.code(), Some(3));
+        assert_eq!(watch.reaped().await.unwrap().status.code(), Some(3));
+        assert_eq!(watch.await.unwrap().status.code(), Some(3));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reaped_waits_for_the_reaping() {
+    let (kernel, hub) = hub().await;
+    let pid = kernel.spawn().unwrap();
+    let mut watch = hub.watch(pid).await.unwrap();
+    kernel.exit_group(pid.leader(), 0).unwrap();
+    watch.settled().await.unwrap();
+    let mut reaped = Box::pin(watch.reaped());
+    assert!(futures::poll!(&mut reaped).is_pending());
+    kernel.reap(pid).unwrap();
+    assert!(reaped.await.unwrap().status.success());
+}
+
+#[tokio::test(start_paused = true)]
+async fn gone_reused_and_thread_are_errors_of_their_own() {
+    let (kernel, hub) = hub().await;
+    let pid = kernel.spawn().unwrap();
+    let thread = kernel.clone_thread(pid).unwrap();
+    let error = hub.watch(thread.as_raw()).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("thread of process {pid}")),
+        "{error}"
+    );
+    assert!(!error.is_gone());
+    let wrong = ProcessRef {
+        pid,
+        inode: NonZeroU64::new(u64::MAX),
+    };
+    let error = hub.watch(wrong).await.unwrap_err();
+    assert!(
+        error.is_gone() && error.to_string().contains("now belongs to"),
+        "{error}"
+    );
+    kernel.exit_group(pid.leader(), 0).unwrap();
+    kernel.reap(pid).unwrap();
+    assert!(hub.watch(pid).await.unwrap_err().is_gone());
+    assert!(matches!(hub.watch(0).await, Err(WatchError::Target(_))));
+    assert!(matches!(hub.watch(-1).await, Err(WatchError::Target(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_zombie_is_settled_at_once() {
+    let (kernel, hub) = hub().await;
+    let pid = kernel.spawn().unwrap();
+    kernel.exit_group(pid.leader(), 9).unwrap();
+    let exit = hub.watch(pid).await.unwrap().await.unwrap();
+    assert_eq!(exit.status.code(), Some(9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_watches_of_one_process_all_resolve() {
+    let (kernel, hub) = hub().await;
+    let pid = kernel.spawn().unwrap();
+    let mut watches = Vec::new();
+    for _ in 0..20 {
+        watches.push(hub.watch(pid).await.unwrap());
+    }
+    drop(watches.split_off(10));
+    kernel.kill(pid, 15).unwrap();
+    for watch in watches {
+        assert_eq!(watch.await.unwrap().status.signal(), Some(15));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn exited_comes_before_a_status_that_is_not_known_yet() {
+    let config = SimConfig::default()
+        .mode(SimMode::Named)
+        .status_readable(false);
+    let (kernel, hub) = hub_on(config).await;
+    let pid = kernel.spawn().unwrap();
+    let mut watch = hub.watch(pid).await.unwrap();
+    kernel.exit_group(pid.leader(), 7).unwrap();
+    assert_eq!(watch.exited().await.unwrap().status, Status::Pending);
+    kernel.reap(pid).unwrap();
+    assert_eq!(watch.settled().await.unwrap().status.code(), Some(7));
+}

@@ -1,1 +1,0 @@
-//! Recorded events as a source (being written).

@@ -1,0 +1,146 @@
+//! The simulated kernel's probe: it answers from what is true now.
+
+use std::future::Future;
+use std::num::NonZeroU64;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use kmonitor_event::{Pid, Status, UnknownReason};
+
+use super::SimKernel;
+use super::state::{Phase, Process, State};
+use crate::{
+    Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture, ThreadState,
+};
+
+/// Asks a [`SimKernel`] about its processes, from [`SimKernel::probe`].
+///
+/// Answers are of the moment, and so ahead of what the source's reader has read.
+/// Asking takes no virtual time.
+#[derive(Debug, Clone)]
+pub struct SimProbe {
+    kernel: SimKernel,
+}
+
+impl SimProbe {
+    pub(super) fn new(kernel: SimKernel) -> Self {
+        Self { kernel }
+    }
+}
+
+/// The process of a pid, or why that number names none.
+fn find(state: &State, pid: Pid) -> Result<&Process, ProbeError> {
+    if let Some(process) = state.processes.get(&pid) {
+        return Ok(process);
+    }
+    let tid = pid.leader();
+    match state.tasks.get(&tid) {
+        Some(process) => Err(ProbeError::Thread {
+            tid,
+            process: Some(*process),
+        }),
+        None => Err(ProbeError::Gone { pid }),
+    }
+}
+
+impl ProcessProbe for SimProbe {
+    fn identify(&self, pid: Pid) -> Result<Identity, ProbeError> {
+        self.kernel
+            .with(|state| find(state, pid).map(|process| state.identity(process)))
+    }
+
+    fn state(&self, pid: Pid, identity: Option<Identity>) -> Result<ProcessState, ProbeError> {
+        self.kernel.with(|state| {
+            let process = match find(state, pid) {
+                Ok(process) => process,
+                // With an identity it was a process, which is then gone.
+                Err(ProbeError::Gone { .. }) => return Ok(ProcessState::Gone),
+                Err(ProbeError::Thread { .. }) if identity.is_some() => {
+                    return Ok(ProcessState::Gone);
+                }
+                Err(error) => return Err(error),
+            };
+            if identity.is_some_and(|identity| !state.is(process, identity)) {
+                return Ok(ProcessState::Gone);
+            }
+            Ok(state
+                .zombie_status(process)
+                .map_or(ProcessState::Alive, ProcessState::Zombie))
+        })
+    }
+
+    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<(), ProbeError> {
+        self.kernel.with(|state| {
+            threads.clear();
+            let process = find(state, pid)?;
+            threads.extend(process.threads.iter().map(|(tid, phase)| ThreadState {
+                tid: *tid,
+                exiting: *phase != Phase::Live,
+            }));
+            Ok(())
+        })
+    }
+
+    fn processes(&self, processes: &mut Vec<ProcessEntry>) -> Result<(), ProbeError> {
+        self.kernel.with(|state| {
+            processes.clear();
+            let all = state.processes.iter();
+            processes.extend(all.map(|(pid, process)| ProcessEntry {
+                pid: *pid,
+                parent: process.parent,
+            }));
+            Ok(())
+        })
+    }
+
+    fn reaped(&self, pid: Pid, identity: Identity) -> ReapFuture {
+        // Taken when called, not when polled: as a pidfd is opened.
+        let held = self.kernel.with(|state| {
+            let process = state.processes.get(&pid)?;
+            let inode = state.is(process, identity).then_some(process.inode)?;
+            state.waiters += 1;
+            Some((inode, state.waiters))
+        });
+        Box::pin(Reaped {
+            kernel: self.kernel.clone(),
+            pid,
+            held,
+        })
+    }
+}
+
+/// Waits for the reaping of one process.
+struct Reaped {
+    kernel: SimKernel,
+    pid: Pid,
+    /// Which process, and which waiter this is; `None` where it had gone before.
+    held: Option<(NonZeroU64, u64)>,
+}
+
+impl Future for Reaped {
+    type Output = Result<Status, ProbeError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(held) = self.held else {
+            return Poll::Ready(Ok(Status::Unknown(UnknownReason::ReapedUnseen)));
+        };
+        self.kernel.with(|state| {
+            let process = state.processes.get(&self.pid);
+            if process.is_some_and(|process| process.inode == held.0) {
+                let replaced = state.reap_waiters.insert(held, cx.waker().clone());
+                state.to_drop.extend(replaced);
+                Poll::Pending
+            } else {
+                Poll::Ready(Ok(state.reaped_status(held.0)))
+            }
+        })
+    }
+}
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        if let Some(held) = self.held {
+            self.kernel.with(|state| state.reap_waiters.remove(&held));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The system calls that neither std nor rustix offers.
+
+use std::ffi::{c_int, c_long, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use rustix::process::{Pid, Signal};
+
+/// On which side of a fork we are.
+pub(crate) enum Forked {
+    Child,
+    Parent(Pid),
+}
+
+/// `fork`. Only for a process with one thread: in another, the child could
+/// find any lock (the allocator's, say) held for ever.
+pub(crate) fn fork() -> io::Result<Forked> {
+    // SAFETY: no arguments; the child gets a copy of this memory.
+    let pid = unsafe { libc::fork() };
+    forked(c_long::from(pid))
+}
+
+/// A fork whose child gets exactly this pid (in our pid namespace). As it
+/// goes behind libc's back, the child must not create threads.
+pub(crate) fn fork_with_pid(pid: Pid) -> io::Result<Forked> {
+    let set_tid: libc::pid_t = pid.as_raw_nonzero().get();
+    let args = libc::clone_args {
+        flags: 0,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: ptr::from_ref(&set_tid) as u64,
+        set_tid_size: 1,
+        cgroup: 0,
+    };
+    // SAFETY: `args` and the `set_tid` it points to outlive the call; without
+    // CLONE_VM the child runs on copies of this memory and this stack, as
+    // after `fork`.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    forked(pid)
+}
+
+fn forked(pid: c_long) -> io::Result<Forked> {
+    if pid == 0 {
+        return Ok(Forked::Child);
+    }
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let pid = Pid::from_raw(pid as c_int).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Forked::Parent(pid))
+}
+
+/// A child with exactly this pid that waits for one byte on `gate` and exits
+/// with it as its code; with 255 if the gate closes first.
+///
+/// Unlike the forks above this may be called with other threads around: the
+/// child makes nothing but system calls.
+pub(crate) fn spawn_gated(pid: Pid, gate: BorrowedFd<'_>) -> io::Result<()> {
+    let gate = gate.as_raw_fd();
+    match fork_with_pid(pid)? {
+        Forked::Parent(_) => Ok(()),
+        Forked::Child => {
+            // Other pipes' ends must not stay open because we live; above
+            // all not the writing end of our own gate.
+            close_range(0, gate - 1);
+            close_range(gate + 1, c_int::MAX);
+            exit_group(read_byte(gate).map_or(255, i32::from))
+        }
+    }
+}
+
+fn read_byte(descriptor: c_int) -> Option<u8> {
+    let mut byte = 0_u8;
+    let buffer = ptr::from_mut(&mut byte).cast::<c_void>();
+    loop {
+        // SAFETY: `buffer` points to one writable byte.
+        match unsafe { libc::read(descriptor, buffer, 1) } {
+            1 => return Some(byte),
+            // The handlers of the process we were copied from are ours too.
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            _ => return None,
+        }
+    }
+}
+
+fn close_range(first: c_int, last: c_int) {
+    if first > last {
+        return;
+    }
+    // SAFETY: called only in a forked child that uses none of these
+    // descriptors any more. Failure (a kernel before 5.9) leaves them open.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+}
+
+/// The stack on which children of [`vfork_exit`] run.
+pub(crate) struct VforkStack(Box<[u128]>);
+
+impl VforkStack {
+    pub(crate) fn new() -> Self {
+        // One call deep plus what libc and the sanitizers of the day need.
+        Self(vec![0; 16 * 1024 / size_of::<u128>()].into_boxed_slice())
+    }
+}
+
+extern "C" fn exit_with_zero(_argument: *mut c_void) -> c_int {
+    exit_group(0)
+}
+
+/// A child that exits 0 at once, in the cheapest way there is: it borrows our
+/// memory, and we resume when it has gone.
+pub(crate) fn vfork_exit(stack: &mut VforkStack) -> io::Result<Pid> {
+    let top = stack.0.as_mut_ptr_range().end.cast::<c_void>();
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the child runs on `stack`, which it alone uses until it exits,
+    // because CLONE_VFORK suspends us that long; it touches nothing else.
+    let pid = unsafe { libc::clone(exit_with_zero, top, flags, ptr::null_mut()) };
+    match forked(c_long::from(pid))? {
+        Forked::Parent(pid) => Ok(pid),
+        // The child of `clone` starts in the function, never here.
+        Forked::Child => exit_group(0),
+    }
+}
+
+/// Ends this thread only, with no destructor or handler run.
+pub(crate) fn exit_thread(code: i32) -> ! {
+    loop {
+        // SAFETY: the thread ends here; its stack stays mapped, so whoever
+        // still refers to it does not dangle.
+        unsafe { libc::syscall(libc::SYS_exit, code) };
+    }
+}
+
+/// Ends the whole process, with no destructor or handler run.
+pub(crate) fn exit_group(code: i32) -> ! {
+    loop {
+        // SAFETY: takes an integer, does not return.
+        unsafe { libc::syscall(libc::SYS_exit_group, code) };
+    }
+}
+
+/// Gives a signal its default action back: std handles SIGSEGV, and a parent
+/// may have had us ignore SIGCHLD.
+pub(crate) fn default_action(signal: Signal) {
+    // SAFETY: installs no handler, so no code of ours runs in one.
+    unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) };
+}
+
+/// SIGALRM, which kills by default, after so many seconds.
+pub(crate) fn alarm(seconds: u32) {
+    // SAFETY: takes an integer.
+    unsafe { libc::alarm(seconds) };
+}
