@@ -6,6 +6,7 @@
 )]
 
 mod oracle;
+mod thread_groups;
 
 /// The program that forces the hazards.
 const HAZARD: &str = env!("CARGO_BIN_EXE_hazard");

@@ -187,9 +187,7 @@ fn unusable(error: SourceError) -> StartError {
 
 fn cause(error: ListenError, namespaces: Namespaces) -> StartError {
     match error {
-        ListenError::Send(error)
-            if Errno::from_io_error(&error) == Some(Errno::CONNREFUSED) =>
-        {
+        ListenError::Send(error) if Errno::from_io_error(&error) == Some(Errno::CONNREFUSED) => {
             wrong_namespace(StartErrorKind::NetworkNamespace, Some(error))
         }
         ListenError::Send(error) | ListenError::Join(error) | ListenError::Refused(error) => {

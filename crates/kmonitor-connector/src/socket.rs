@@ -25,6 +25,9 @@ use crate::wire::{CN_IDX_PROC, Request};
 /// After so many reads in a row that brought nothing of use, others get a turn.
 const FRUITLESS_READS_MAX: u32 = 64;
 
+/// What a read fetches at most where the last one did not need more.
+const WINDOW_MIN: usize = 16;
+
 /// A netlink socket that is read with `recvmmsg(2)`.
 pub(crate) struct BatchSocket {
     io: AsyncFd<Socket>,
@@ -40,6 +43,9 @@ struct Reading {
     /// The error that ended reading: `NetlinkFramed` only says that it ended.
     error: Option<io::Error>,
     fruitless: u32,
+    /// How many datagrams the next read fetches at most: few until there are many,
+    /// because preparing a read costs something per datagram.
+    window: usize,
     /// Whether an empty queue is waited on.
     waits: bool,
 }
@@ -58,6 +64,7 @@ impl BatchSocket {
                 loss: None,
                 error: None,
                 fruitless: 0,
+                window: WINDOW_MIN,
                 waits: true,
             }),
         })
@@ -118,14 +125,6 @@ impl BatchSocket {
         self.reading.borrow().stats
     }
 
-    /// The local port.
-    #[cfg(test)]
-    pub(crate) fn port(&self) -> u32 {
-        let mut address = SocketAddr::new(0, 0);
-        self.io.get_ref().get_address(&mut address).unwrap();
-        address.port_number()
-    }
-
     /// One read. Ready with nothing appended where all of it was useless;
     /// `WouldBlock` where the queue is empty; `ENOBUFS` where a loss belongs.
     fn read<B: BufMut>(&self, buffer: &mut B) -> io::Result<()> {
@@ -136,9 +135,15 @@ impl BatchSocket {
                 reading.tell_loss(self.fd())?;
                 continue;
             };
+            let limit = limit.min(reading.window);
             match reading.batch.receive(self.fd(), limit) {
                 Ok(count) => {
                     reading.overflow.received(count);
+                    reading.window = if count == limit {
+                        sys::DATAGRAMS_MAX
+                    } else {
+                        WINDOW_MIN
+                    };
                     reading.pass_on(buffer);
                     return Ok(());
                 }
@@ -196,7 +201,10 @@ impl BatchSocket {
     /// Waits for the socket to be readable. Exempt from tokio's cooperative
     /// budget, because pending must mean that the queue is empty; whoever reads
     /// batches yields between them.
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<AsyncFdReadyGuard<'_, Socket>>> {
+    fn poll_readable(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<AsyncFdReadyGuard<'_, Socket>>> {
         let readable = poll_fn(|cx| self.io.poll_read_ready(cx));
         pin!(tokio::task::coop::unconstrained(readable)).poll(cx)
     }
@@ -288,10 +296,7 @@ impl AsyncSocket for BatchSocket {
         self.poll_fill(cx, buffer).map_ok(|()| kernel)
     }
 
-    fn poll_recv_from_full(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(Vec<u8>, SocketAddr)>> {
+    fn poll_recv_from_full(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Vec<u8>, SocketAddr)>> {
         let mut datagrams = Vec::new();
         let sender = ready!(self.poll_recv_from(cx, &mut datagrams))?;
         Poll::Ready(Ok((datagrams, sender)))

@@ -1,5 +1,3 @@
-use std::time::Instant;
-
 use super::*;
 
 #[test]
@@ -12,8 +10,11 @@ fn only_whole_chains_are_put_one_behind_the_other() {
     let two = [message(16, 16), message(40, 40)].concat();
     assert!(is_whole_chain(&two));
     assert!(is_whole_chain(&message(17, 20)));
-    assert!(!is_whole_chain(&message(17, 17)), "the next would start odd");
-    for length in [0, 15, 19, 21, 24, u32::MAX] {
+    assert!(
+        !is_whole_chain(&message(17, 17)),
+        "the next would start odd"
+    );
+    for length in [0, 15, 16, 21, 24, u32::MAX] {
         assert!(!is_whole_chain(&message(length, 20)), "{length}");
     }
     assert!(!is_whole_chain(&[]));
@@ -21,17 +22,11 @@ fn only_whole_chains_are_put_one_behind_the_other() {
 }
 
 #[tokio::test]
-async fn an_empty_queue_is_pending_and_costs_one_read() {
+async fn an_empty_queue_is_pending_and_no_error() {
     let socket = <BatchSocket as AsyncSocket>::new(crate::wire::PROTOCOL).unwrap();
     socket.set_waiting(false);
     let mut cx = Context::from_waker(std::task::Waker::noop());
     let mut buffer = Vec::new();
     assert!(socket.poll_recv(&mut cx, &mut buffer).is_pending());
     assert!(buffer.is_empty() && socket.take_error().is_none());
-    let t = Instant::now();
-    for _ in 0..100_000 { let _ = socket.poll_recv(&mut cx, &mut buffer); }
-    println!("poll_recv EAGAIN {:?}", t.elapsed() / 100_000);
-    let t = Instant::now();
-    for _ in 0..100_000 { let _ = rustix::net::recv(socket.fd(), &mut [0u8; 128], rustix::net::RecvFlags::DONTWAIT); }
-    println!("recv EAGAIN {:?}", t.elapsed() / 100_000);
 }

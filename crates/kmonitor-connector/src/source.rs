@@ -104,7 +104,6 @@ impl ConnectorSource {
     }
 
     /// Settings for opening it.
-    #[must_use]
     pub fn builder() -> ConnectorBuilder {
         ConnectorBuilder::new()
     }

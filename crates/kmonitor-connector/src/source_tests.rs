@@ -29,9 +29,8 @@ async fn something_happens(listener: &mut ConnectorSource) {
     let pid = Pid::try_from(child.id()).unwrap();
     child.wait().unwrap();
     let mut facts = Vec::new();
-    let exited = |fact: &Fact| {
-        matches!(fact.kind, FactKind::TaskExited { process, .. } if process == pid)
-    };
+    let exited =
+        |fact: &Fact| matches!(fact.kind, FactKind::TaskExited { process, .. } if process == pid);
     while !facts.iter().any(exited) {
         poll_fn(|cx| listener.poll_batch(cx, &mut facts))
             .await

@@ -28,16 +28,21 @@ pub(crate) const DATAGRAM_BYTES_MAX: usize = 128;
 /// Buffers for the datagrams of one call, made once and used again and again.
 pub(crate) struct Batch {
     bytes: Box<[[u8; DATAGRAM_BYTES_MAX]; DATAGRAMS_MAX]>,
-    heads: Box<[Head; DATAGRAMS_MAX]>,
+    names: Box<[libc::sockaddr_nl; DATAGRAMS_MAX]>,
+    headers: Headers,
     count: usize,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Head {
-    bytes: usize,
-    sender_port: u32,
-    truncated: bool,
+/// What tells the kernel where to put the datagrams. The pointers are written
+/// anew for each call, and followed by nobody after it.
+struct Headers {
+    messages: Box<[libc::mmsghdr; DATAGRAMS_MAX]>,
+    buffers: Box<[libc::iovec; DATAGRAMS_MAX]>,
 }
+
+// SAFETY: the pointers in it mean nothing between calls, and during one the
+// `Batch` that they point into is borrowed by one thread.
+unsafe impl Send for Headers {}
 
 /// One datagram of a batch.
 pub(crate) struct Datagram<'a> {
@@ -53,18 +58,26 @@ impl Batch {
     pub(crate) fn new() -> Self {
         Self {
             bytes: Box::new([[0; DATAGRAM_BYTES_MAX]; DATAGRAMS_MAX]),
-            heads: Box::new([Head::default(); DATAGRAMS_MAX]),
+            names: Box::new(array::from_fn(|_| zeroed_name())),
+            headers: Headers {
+                messages: Box::new(array::from_fn(|_| zeroed_header())),
+                buffers: Box::new(array::from_fn(|_| libc::iovec {
+                    iov_base: ptr::null_mut(),
+                    iov_len: 0,
+                })),
+            },
             count: 0,
         }
     }
 
     /// The datagrams of the last call.
     pub(crate) fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
-        let filled = self.bytes.iter().zip(self.heads.iter()).take(self.count);
-        filled.map(|(bytes, head)| Datagram {
-            bytes: &bytes[..head.bytes.min(DATAGRAM_BYTES_MAX)],
-            sender_port: head.sender_port,
-            truncated: head.truncated,
+        let heads = self.headers.messages.iter().zip(self.names.iter());
+        let filled = self.bytes.iter().zip(heads).take(self.count);
+        filled.map(|(bytes, (message, name))| Datagram {
+            bytes: &bytes[..(message.msg_len as usize).min(DATAGRAM_BYTES_MAX)],
+            sender_port: name.nl_pid,
+            truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         })
     }
 
@@ -74,31 +87,25 @@ impl Batch {
         let limit = limit.clamp(1, DATAGRAMS_MAX);
         self.count = 0;
 
-        // The headers hold pointers, and live for this call only: nothing that
-        // is kept points into anything.
-        let mut names: [libc::sockaddr_nl; DATAGRAMS_MAX] = array::from_fn(|_| zeroed_name());
-        let mut buffers: [libc::iovec; DATAGRAMS_MAX] = array::from_fn(|_| libc::iovec {
-            iov_base: ptr::null_mut(),
-            iov_len: 0,
-        });
-        let mut headers: [libc::mmsghdr; DATAGRAMS_MAX] = array::from_fn(|_| zeroed_header());
-        let slots = self.bytes.iter_mut().zip(&mut names).zip(&mut buffers);
-        for (((bytes, name), buffer), header) in slots.zip(&mut headers).take(limit) {
+        let Headers { messages, buffers } = &mut self.headers;
+        let slots = self.bytes.iter_mut().zip(self.names.iter_mut());
+        let slots = slots.zip(buffers.iter_mut()).zip(messages.iter_mut());
+        for (((bytes, name), buffer), message) in slots.take(limit) {
             buffer.iov_base = bytes.as_mut_ptr().cast();
             buffer.iov_len = DATAGRAM_BYTES_MAX;
-            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
-            header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
-            header.msg_hdr.msg_iov = buffer;
-            header.msg_hdr.msg_iovlen = 1;
+            message.msg_hdr.msg_name = ptr::from_mut(name).cast();
+            message.msg_hdr.msg_namelen = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+            message.msg_hdr.msg_iov = buffer;
+            message.msg_hdr.msg_iovlen = 1;
         }
 
         // SAFETY: the first `limit` headers point to one writable buffer and one
-        // writable name each, of the lengths they say, no two to the same; all
-        // are alive until the call returns, and nothing else refers to them.
+        // writable name each, of the lengths they say, no two to the same; `self`
+        // owns them all and is borrowed until the call has returned.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
-                headers.as_mut_ptr(),
+                messages.as_mut_ptr(),
                 limit as libc::c_uint,
                 libc::MSG_DONTWAIT as _,
                 ptr::null_mut(),
@@ -108,14 +115,6 @@ impl Batch {
             return Err(io::Error::last_os_error());
         };
         self.count = received.min(limit);
-        let filled = self.heads.iter_mut().zip(&headers).zip(&names);
-        for ((head, header), name) in filled.take(self.count) {
-            *head = Head {
-                bytes: header.msg_len as usize,
-                sender_port: name.nl_pid,
-                truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
-            };
-        }
         Ok(self.count)
     }
 }

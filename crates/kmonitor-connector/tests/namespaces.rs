@@ -66,7 +66,10 @@ fn another_pid_namespace_is_named() {
 #[ignore = "needs root in the initial namespaces"]
 fn without_proc_the_missing_answer_decides() {
     let hide = "mount -t tmpfs none /proc && exec \"$0\" \"$@\"";
-    for (namespaces, expected) in [("--mount", "it works"), ("--mount --pid --fork", "NoAnswer: ")] {
+    for (namespaces, expected) in [
+        ("--mount", "it works"),
+        ("--mount --pid --fork", "NoAnswer: "),
+    ] {
         let mut command = Command::new("unshare");
         command.args(namespaces.split(' '));
         let exe = env::current_exe().expect("a test binary");

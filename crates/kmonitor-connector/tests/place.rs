@@ -6,43 +6,62 @@ mod common;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::process::Command;
+use std::time::Duration;
 
-use common::{Feed, lost_count};
+use common::Feed;
 use kmonitor_connector::ConnectorSource;
-use kmonitor_source::EventSource;
+use kmonitor_source::{EventSource, Fact, FactKind};
 use tokio::time::timeout;
 
 #[tokio::test]
 #[ignore = "needs root in the initial namespaces"]
 async fn a_loss_is_told_between_the_facts_that_it_parts() {
-    let big = ConnectorSource::builder().receive_buffer_bytes(64 << 20);
-    let small = ConnectorSource::builder().receive_buffer_bytes(16 << 10);
-    let mut reference = Feed::listening_with(big).await;
+    let large = ConnectorSource::builder().receive_buffer_bytes(64 << 20);
+    let small = ConnectorSource::builder().receive_buffer_bytes(4 << 10);
+    let mut reference = Feed::listening_with(large).await;
     let mut feed = Feed::listening_with(small).await;
 
     let program = "i=0; while [ $i -lt 3000 ]; do (:); i=$((i+1)); done";
-    let mut storm = Command::new("sh").args(["-c", program]).spawn().expect("sh is installed");
+    let mut storm = Command::new("sh")
+        .args(["-c", program])
+        .spawn()
+        .expect("sh is installed");
     while storm.try_wait().expect("a child").is_none() {
         let batch = poll_fn(|cx| feed.source.poll_batch(cx, &mut feed.facts));
-        timeout(common::PATIENCE, batch).await.expect("a storm").expect("reading goes on");
-        std::thread::sleep(std::time::Duration::from_millis(3));
+        let read = timeout(common::PATIENCE, batch).await;
+        read.expect("a storm").expect("reading goes on");
+        // A slow reader: the queue overflows again and again.
+        std::thread::sleep(Duration::from_millis(3));
     }
     feed.source.close(&mut feed.facts).expect("IGNORE is taken");
-    reference.source.close(&mut reference.facts).expect("IGNORE is taken");
+    reference
+        .source
+        .close(&mut reference.facts)
+        .expect("IGNORE is taken");
     assert_eq!(reference.told_lost(), 0);
 
-    let places: HashMap<_, _> = reference.facts.iter().enumerate()
-        .map(|(at, fact)| ((fact.time, format!("{:?}", fact.kind)), at)).collect();
-    let place = |fact: &kmonitor_source::Fact| places.get(&(fact.time, format!("{:?}", fact.kind))).copied();
-    let mut diffs = vec![];
+    let key = |fact: &Fact| (fact.time, format!("{:?}", fact.kind));
+    let places: HashMap<_, _> = reference.facts.iter().map(key).zip(0i64..).collect();
+    let mut losses = 0;
     for window in feed.facts.windows(3) {
-        let [before, lost, after] = window else { continue };
-        let count = lost_count(&lost.kind);
-        if !matches!(lost.kind, kmonitor_source::FactKind::Lost{..}) { continue }
-        if let (Some(b), Some(a)) = (place(before), place(after)) {
-            diffs.push((count, a as i64 - b as i64 - 1 - count as i64));
-        } else { diffs.push((count, -99999)); }
+        let [before, lost, after] = window else {
+            continue;
+        };
+        let FactKind::Lost { count: Some(count) } = lost.kind else {
+            continue;
+        };
+        let (Some(from), Some(to)) = (places.get(&key(before)), places.get(&key(after))) else {
+            continue;
+        };
+        losses += 1;
+        let missing = to - from - 1;
+        // The answers to other programs' requests are lost with the events, and
+        // two processors may queue to two sockets in either order.
+        let off = missing.abs_diff(i64::try_from(count).expect("a small number"));
+        assert!(
+            off <= 2,
+            "{missing} are missing where {count} are told lost"
+        );
     }
-    println!("{} facts, ref {}, {:?}", feed.facts.len(), reference.facts.len(), diffs);
-    println!("{:?}", feed.source.stats());
+    assert!(losses >= 10, "only {losses} losses to look at");
 }

@@ -156,7 +156,9 @@ async fn closing_tells_what_was_queued_and_then_nothing() {
     assert_eq!(own_socket().groups, 0);
     let told = feed.facts.len();
     marker();
-    feed.source.close(&mut feed.facts).expect("once more is no harm");
+    feed.source
+        .close(&mut feed.facts)
+        .expect("once more is no harm");
     assert_eq!(feed.facts.len(), told);
 }
 
@@ -199,5 +201,10 @@ async fn what_other_processes_send_is_counted_and_dropped() {
     assert_eq!(stats.foreign, 5, "{stats:?}");
     assert_eq!(stats.malformed, 0, "{stats:?}");
     let init = Pid::new(1).unwrap();
-    assert!(!feed.about(init).iter().any(|kind| matches!(kind, FactKind::TaskExited { .. })));
+    assert!(
+        !feed
+            .about(init)
+            .iter()
+            .any(|kind| matches!(kind, FactKind::TaskExited { .. }))
+    );
 }

@@ -380,3 +380,6 @@ impl From<Pidfd> for OwnedFd {
         pidfd.fd
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,9 @@
 
 mod kept;
 mod pidfd_set;
+mod start;
+#[cfg(test)]
+mod tests;
 mod unheld;
 
 use std::collections::VecDeque;
@@ -20,7 +23,7 @@ use self::kept::{Kept, Told};
 use self::pidfd_set::PidfdSet;
 use self::unheld::Unheld;
 use crate::pidfd::{Pidfd, Readiness};
-use crate::{error, limits, procfs};
+use crate::{error, limits};
 
 /// The events that a pidfd can tell of.
 const EVENTS: EventMask = EventMask::EXIT.union(EventMask::ABORT);
@@ -33,8 +36,8 @@ const FACTS_PER_LOOK_MAX: usize = 2;
 ///
 /// It holds one pidfd for each process that is wanted by name with
 /// [`EventMask::EXIT`] or [`EventMask::ABORT`], all of them in one epoll
-/// instance. Each such process yields one [`FactKind::GroupDead`] and, when its
-/// parent reaps it, one [`FactKind::Reaped`], with the best status there is at
+/// instance. Each such process yields one [`GroupDead`] and, when its
+/// parent reaps it, one [`Reaped`], with the best status there is at
 /// either moment. One that is gone, or whose pid is another's, when it is first
 /// wanted yields both at once with [`UnknownReason::ReapedUnseen`], so that
 /// nobody waits for it for ever.
@@ -46,6 +49,9 @@ const FACTS_PER_LOOK_MAX: usize = 2;
 /// a pidfd as soon as one is free. Their end is told all the same, only later,
 /// and with [`UnknownReason::NotObservable`] where they were not seen as zombies;
 /// a warning is logged once. The same is done where `pidfd_open` stops working.
+///
+/// [`GroupDead`]: kmonitor_source::FactKind::GroupDead
+/// [`Reaped`]: kmonitor_source::FactKind::Reaped
 ///
 /// # Order of calls
 /// That of [`EventSource`]. The interest passed to
@@ -77,8 +83,9 @@ pub struct PidfdSource {
     /// The owners of `pidfds`, by token. No larger than `followed`.
     kept: FxHashMap<u64, Kept>,
     next_token: u64,
-    /// Those that are dead on a kernel that does not tell of their reaping.
-    unreaped: Vec<u64>,
+    /// Those of `kept` to look at by a timer: dead on a kernel that does not tell
+    /// of their reaping, or not to be looked at when epoll told.
+    again: Vec<u64>,
     /// What epoll just told; kept for its memory.
     tokens: Vec<u64>,
     /// Processes to be looked at by a timer. No larger than `followed`.
@@ -111,7 +118,7 @@ impl PidfdSource {
     /// [`StartErrorKind::Blocked`]: a newer kernel, but seccomp or a security
     /// module forbids the call. [`StartErrorKind::Io`]: no descriptor left.
     pub fn open() -> Result<Self, StartError> {
-        Pidfd::open(Pid::current()).map_err(start_error)?;
+        Pidfd::open(Pid::current()).map_err(start::failed)?;
         let pidfds = PidfdSet::new().map_err(|source| {
             let message = "cannot create an epoll instance";
             StartError::new(SourceKind::Pidfd, StartErrorKind::Io, message, Some(source))
@@ -127,7 +134,7 @@ impl PidfdSource {
             followed: FxHashMap::default(),
             kept: FxHashMap::default(),
             next_token: 0,
-            unreaped: Vec::new(),
+            again: Vec::new(),
             tokens: Vec::new(),
             unheld: Unheld::new(),
             queue: VecDeque::new(),
@@ -223,37 +230,36 @@ impl PidfdSource {
     }
 
     /// Looks at one held process and tells what is new.
-    fn look_at_kept(
-        &mut self,
-        token: u64,
-        now: Timestamp,
-        push: &mut impl FnMut(Fact),
-    ) -> io::Result<()> {
+    fn look_at_kept(&mut self, token: u64, now: Timestamp, push: &mut impl FnMut(Fact)) {
         let Some(kept) = self.kept.get_mut(&token) else {
-            return Ok(());
+            return;
         };
-        match kept.look(now, push)? {
-            Readiness::Alive => {}
-            Readiness::Zombie if kept.pidfd.wakes_at_reap() => {}
-            Readiness::Zombie => self.unreaped.push(token),
-            Readiness::Reaped => {
+        match kept.look(now, push) {
+            Ok(Readiness::Alive) => {}
+            Ok(Readiness::Zombie) if kept.pidfd.wakes_at_reap() => {}
+            Ok(Readiness::Zombie) => self.again.push(token),
+            Ok(Readiness::Reaped) => {
                 let key = kept.key;
                 self.release(token);
                 self.followed.insert(key, Followed::Done);
             }
+            // Out of memory, perhaps. There will be no other edge for this one,
+            // and it is no reason to give up all the others.
+            Err(error) => {
+                tracing::warn!(process = %kept.key, %error, "cannot poll a pidfd; trying again");
+                self.again.push(token);
+            }
         }
-        Ok(())
     }
 
     /// Looks at the processes whose turn it is and for which nothing wakes us.
-    fn look_by_turns(&mut self) -> io::Result<()> {
+    fn look_by_turns(&mut self) {
         let mut queue = std::mem::take(&mut self.queue);
         let mut push = |fact| queue.push_back(fact);
-        let mut result = Ok(());
-        for token in std::mem::take(&mut self.unreaped) {
-            result = result.and(self.look_at_kept(token, Timestamp::now(), &mut push));
+        for token in std::mem::take(&mut self.again) {
+            self.look_at_kept(token, Timestamp::now(), &mut push);
         }
-        // One try a round, until it succeeds, is enough to see that there is room.
+        // One try a round, until one succeeds, is enough to see that there is room.
         let mut may_open = true;
         for key in self.unheld.round() {
             let Some(waiting) = self.unheld.get(key) else {
@@ -277,25 +283,21 @@ impl PidfdSource {
             }
         }
         self.queue = queue;
-        result
     }
 
     /// Looks at the processes of which epoll told.
-    fn look_at_tokens(&mut self, facts: &mut Vec<Fact>) -> io::Result<()> {
+    fn look_at_tokens(&mut self, facts: &mut Vec<Fact>) {
         let tokens = std::mem::take(&mut self.tokens);
         let now = Timestamp::now();
-        let mut result = Ok(());
         for token in &tokens {
-            let looked = self.look_at_kept(*token, now, &mut |fact| facts.push(fact));
-            result = result.and(looked);
+            self.look_at_kept(*token, now, &mut |fact| facts.push(fact));
         }
         self.received += tokens.len() as u64;
         self.tokens = tokens;
-        result
     }
 
     fn needs_timer(&self) -> bool {
-        !self.unheld.is_empty() || !self.unreaped.is_empty()
+        !self.unheld.is_empty() || !self.again.is_empty()
     }
 
     fn wake(&mut self) {
@@ -351,7 +353,7 @@ impl EventSource for PidfdSource {
                 tokio::runtime::Handle::try_current()
                     .map_err(|error| wait_failed(io::Error::other(error)))?;
                 if self.unheld.poll_due(cx).is_ready() {
-                    self.look_by_turns().map_err(wait_failed)?;
+                    self.look_by_turns();
                     continue;
                 }
             }
@@ -363,7 +365,7 @@ impl EventSource for PidfdSource {
                 Poll::Ready(result) => result.map_err(wait_failed)?,
                 Poll::Pending => break,
             }
-            self.look_at_tokens(facts).map_err(wait_failed)?;
+            self.look_at_tokens(facts);
         }
         if facts.len() > start {
             return Poll::Ready(Ok(()));
@@ -381,14 +383,12 @@ impl EventSource for PidfdSource {
             if self.tokens.is_empty() {
                 break Ok(());
             }
-            if let Err(error) = self.look_at_tokens(facts) {
-                break Err(wait_failed(error));
-            }
+            self.look_at_tokens(facts);
         };
         self.pidfds.close();
         self.kept.clear();
         self.followed.clear();
-        self.unreaped.clear();
+        self.again.clear();
         self.unheld = Unheld::new();
         result
     }
@@ -408,31 +408,4 @@ fn is_gone(error: &ProbeError) -> bool {
 
 fn wait_failed(source: io::Error) -> SourceError {
     SourceError::io("wait for pidfds", source)
-}
-
-/// Why `pidfd_open` on ourselves failed, and with it the source.
-fn start_error(error: ProbeError) -> StartError {
-    let new = |kind, message: String, source| {
-        StartError::new(SourceKind::Pidfd, kind, message, Some(source))
-    };
-    match error {
-        ProbeError::Denied { source, .. } if procfs::kernel_is_older_than(5, 3) => new(
-            StartErrorKind::Unsupported,
-            "the kernel has no pidfd_open; Linux 5.3 has".to_owned(),
-            source,
-        ),
-        ProbeError::Denied { source, .. } => new(
-            StartErrorKind::Blocked,
-            "pidfd_open is blocked, by seccomp or a security module".to_owned(),
-            source,
-        ),
-        ProbeError::Io { action, source } => {
-            new(StartErrorKind::Io, format!("failed to {action}"), source)
-        }
-        // We ourselves exist, and are a process.
-        other => {
-            let message = other.to_string();
-            new(StartErrorKind::Io, message, io::Error::other(other))
-        }
-    }
 }

@@ -1,7 +1,10 @@
 //! `LinuxProbe` and `Pidfd` on the real kernel, with and without pidfds.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
+use std::future::IntoFuture;
 use std::process::Command;
 
 use common::{
@@ -218,6 +221,9 @@ fn a_pid_that_is_used_again_is_another_process() {
     assert!(held.send_signal(libc::SIGKILL).is_err(), "hit a stranger");
     let error = probe.hold(pid, Some(identity)).err().unwrap();
     assert!(matches!(error, ProbeError::Reused { .. }), "{error:?}");
+    let named = format!("{pid}:{}", identity.inode().unwrap());
+    let error = block_on(kmonitor_pidfd::watch(named.as_str()).into_future()).unwrap_err();
+    assert!(error.is_gone(), "{error:?}");
     drop(second);
 }
 

@@ -1,5 +1,7 @@
 //! `watch` where `pidfd_open` is blocked, by a real seccomp filter.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::future::IntoFuture;

@@ -1,5 +1,7 @@
 //! `watch` on the real kernel, against the parent's own `waitpid`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::future::{Future, IntoFuture};

@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits for a time to pass: pipes say when to go on, and `waitid`
 //! without reaping says when a process is a zombie.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(
     dead_code,
     unreachable_pub,
@@ -131,10 +132,18 @@ impl Foreign {
     }
 
     fn spawn(command: &[&str]) -> Self {
+        Self::from_keeper(Command::new("python3").args(["-c", KEEPER]).args(command))
+    }
+
+    /// A Python program that has a child of its own, and keeps to the protocol of
+    /// `KEEPER`.
+    pub fn keeper(program: &str) -> Self {
+        Self::from_keeper(Command::new("python3").args(["-c", program]))
+    }
+
+    fn from_keeper(command: &mut Command) -> Self {
         use std::io::BufRead;
-        let mut parent = Command::new("python3")
-            .args(["-c", KEEPER])
-            .args(command)
+        let mut parent = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

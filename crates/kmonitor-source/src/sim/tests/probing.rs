@@ -119,14 +119,16 @@ fn who_waits_for_the_reaping_learns_the_status_and_who_comes_late_does_not() {
 }
 
 #[tokio::test]
-async fn the_reaping_wakes_who_waits() {
+async fn the_reaping_wakes_all_who_wait() {
     let kernel = SimKernel::with_seed(0);
     let pid = kernel.spawn().unwrap();
     let probe = kernel.probe();
     let identity = probe.identify(pid).unwrap();
-    let waiting = tokio::spawn(probe.reaped(pid, identity));
+    let waiting = [(); 2].map(|()| tokio::spawn(probe.reaped(pid, identity)));
     tokio::task::yield_now().await;
     kernel.exit_group(pid.leader(), 2).unwrap();
     kernel.reap(pid).unwrap();
-    assert_eq!(waiting.await.unwrap().unwrap().code(), Some(2));
+    for waiting in waiting {
+        assert_eq!(waiting.await.unwrap().unwrap().code(), Some(2));
+    }
 }
