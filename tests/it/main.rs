@@ -5,6 +5,9 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod api;
+mod idle;
+mod many;
 mod oracle;
 mod thread_groups;
 

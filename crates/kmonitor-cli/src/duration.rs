@@ -38,7 +38,9 @@ pub(crate) fn parse(text: &str) -> Result<Duration, DurationError> {
         "" | "s" => 1.0,
         "m" => 60.0,
         "h" => 3600.0,
-        _ if unit.starts_with(|c: char| c.is_ascii_alphabetic()) => return Err(DurationError::Unit),
+        _ if unit.starts_with(|c: char| c.is_ascii_alphabetic()) => {
+            return Err(DurationError::Unit);
+        }
         _ => return Err(DurationError::Value),
     };
     let seconds = number * factor;
@@ -72,7 +74,11 @@ mod tests {
         for text in ["1d", "1S", "1ms", "3e4", "5sec"] {
             assert_eq!(parse(text), Err(DurationError::Unit), "{text:?}");
         }
-        for text in ["100000001", "30000h", "99999999999999999999999999999999999999"] {
+        for text in [
+            "100000001",
+            "30000h",
+            "99999999999999999999999999999999999999",
+        ] {
             assert_eq!(parse(text), Err(DurationError::TooLong), "{text:?}");
         }
     }

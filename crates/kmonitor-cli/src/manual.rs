@@ -28,7 +28,10 @@ pub(crate) fn man(args: &ManArgs) -> Code {
             Ok(()) => Code::Success,
             Err(error) => {
                 let directory = directory.display();
-                complain(format_args!("cannot write to {directory}: {}", chain(&error)));
+                complain(format_args!(
+                    "cannot write to {directory}: {}",
+                    chain(&error)
+                ));
                 Code::Failure
             }
         };
@@ -117,11 +120,20 @@ fn render(command: &clap::Command, name: &str, to: &mut dyn Write) -> io::Result
         sections(page).to_writer(to)?;
     }
     let mut see_also = Roff::new();
-    let others = ["kmonitor", "kmonitor-wait", "kmonitor-trace", "kmonitor-doctor"];
+    let others = [
+        "kmonitor",
+        "kmonitor-wait",
+        "kmonitor-trace",
+        "kmonitor-doctor",
+    ];
     let others: Vec<_> = others.into_iter().filter(|other| *other != title).collect();
     see_also.control("SH", ["SEE ALSO"]);
     for (at, other) in others.iter().enumerate() {
-        let end = if at + 1 < others.len() { "(1), " } else { "(1)" };
+        let end = if at + 1 < others.len() {
+            "(1), "
+        } else {
+            "(1)"
+        };
         see_also.text([bold(*other), roman(end)]);
     }
     see_also.to_writer(to)

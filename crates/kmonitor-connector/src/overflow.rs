@@ -13,6 +13,11 @@
 //! The reads after an `ENOBUFS` are therefore kept from reaching beyond that end:
 //! what is read behind it came after the loss. All datagrams of the connector
 //! take the same memory, so how many are left follows from how much is left.
+//!
+//! What cannot be told apart: where the queue overflows again in the moment
+//! between the read that emptied it and the look at the count, the first loss is
+//! told with drops of the second, which then has so many less, maybe none. Each
+//! place and the sum are right all the same.
 
 use crate::sys::{DATAGRAMS_MAX, QueueState};
 

@@ -41,8 +41,9 @@ const LAST_MESSAGES_MAX: usize = 8 << 20;
 ///
 /// A loss is reported as [`FactKind::Lost`] at its place between the facts that
 /// were queued before it and those that came after, with the number of messages
-/// that the kernel says it dropped. The kernel drops and counts messages of all
-/// kinds, and of all processes.
+/// that the kernel says it dropped, of all kinds and of all processes. The sum of
+/// these numbers is exact; where two losses follow in a moment, drops of the second
+/// may be counted with the first, and the second told with as many less, even 0.
 ///
 /// # Minimum kernel version
 /// Linux 2.6.15 with `CONFIG_PROC_EVENTS`, in the initial network, pid and user

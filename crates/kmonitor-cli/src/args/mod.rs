@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use self::trace::{SourceArg, TimeArg, TraceArgs};
+pub(crate) use self::trace::{TimeArg, TraceArgs};
 pub(crate) use self::wait::WaitArgs;
 
 /// Process-lifecycle events as a stream: wait for any process, trace forks,
@@ -19,7 +19,7 @@ pub(crate) use self::wait::WaitArgs;
 #[command(disable_help_subcommand = true, subcommand_required = true)]
 pub(crate) struct Cli {
     /// Log to stderr: error, warn, info, debug, trace, or directives such as
-    /// kmonitor_hub=debug [env: KMONITOR_LOG]
+    /// `kmonitor_hub=debug`. The variable `KMONITOR_LOG` does the same
     #[arg(long, value_name = "LEVEL", global = true)]
     pub(crate) log: Option<String>,
 

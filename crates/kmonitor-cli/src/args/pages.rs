@@ -70,11 +70,17 @@ pub(crate) static MAIN: Page = Page {
         SUCCESS,
         FAILURE,
         USAGE,
-        ("other", "See the single commands: wait and trace end as what they\nwatched ended."),
+        (
+            "other",
+            "See the single commands: wait and trace end as what they\nwatched ended.",
+        ),
     ],
     examples: &[
         ("What works here", "kmonitor doctor"),
-        ("Wait for a process that somebody else started", "kmonitor wait 4711"),
+        (
+            "Wait for a process that somebody else started",
+            "kmonitor wait 4711",
+        ),
         ("See all that a build runs", "kmonitor trace -- make -j4"),
     ],
 };
@@ -121,10 +127,16 @@ pub(crate) static WAIT: Page = Page {
         ),
         ("N", "With exactly one PID: the code it exited with."),
         ("128+N", "With exactly one PID: signal N killed it."),
-        ("1", "A process is gone already, or cannot be watched; stderr says why."),
+        (
+            "1",
+            "A process is gone already, or cannot be watched; stderr says why.",
+        ),
         USAGE,
         ("124", "The time limit was over first."),
-        ("125", "With exactly one PID: it ended, and its status cannot be known."),
+        (
+            "125",
+            "With exactly one PID: it ended, and its status cannot be known.",
+        ),
     ],
     examples: &[
         (
@@ -191,7 +203,10 @@ pub(crate) static TRACE: Page = Page {
         ),
     ],
     exit_status: &[
-        ("0", "Success; also when the reader of a pipe has gone (without CMD)."),
+        (
+            "0",
+            "Success; also when the reader of a pipe has gone (without CMD).",
+        ),
         ("N", "With CMD: the code the command exited with."),
         ("128+N", "With CMD: signal N killed the command."),
         FAILURE,
@@ -201,7 +216,10 @@ pub(crate) static TRACE: Page = Page {
         ("130, 143", "SIGINT, SIGTERM ended the trace."),
     ],
     examples: &[
-        ("All that a build runs, and how it ends", "kmonitor trace -- make -j4"),
+        (
+            "All that a build runs, and how it ends",
+            "kmonitor trace -- make -j4",
+        ),
         (
             "The same into a file, the command's output to the terminal",
             "kmonitor trace --json -o build.jsonl -- make -j4",
@@ -210,7 +228,10 @@ pub(crate) static TRACE: Page = Page {
             "Which programs a service starts",
             "kmonitor trace --pid 4711 --tree --events exec",
         ),
-        ("All deaths by signal on this host", "kmonitor trace --events abort --time wall"),
+        (
+            "All deaths by signal on this host",
+            "kmonitor trace --events abort --time wall",
+        ),
     ],
 };
 
@@ -256,7 +277,10 @@ pub(crate) static DOCTOR: Page = Page {
     ],
     examples: &[
         ("For people", "kmonitor doctor"),
-        ("Why trace does not work", "kmonitor doctor --json | jq '.checks[0]'"),
+        (
+            "Why trace does not work",
+            "kmonitor doctor --json | jq '.checks[0]'",
+        ),
     ],
 };
 
@@ -274,7 +298,10 @@ pub(crate) static MAN: Page = Page {
     exit_status: &[SUCCESS, FAILURE, USAGE],
     examples: &[
         ("Read a page", "kmonitor man trace | man -l -"),
-        ("Install all pages", "kmonitor man --dir /usr/local/share/man/man1"),
+        (
+            "Install all pages",
+            "kmonitor man --dir /usr/local/share/man/man1",
+        ),
     ],
 };
 

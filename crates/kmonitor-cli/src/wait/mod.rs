@@ -101,7 +101,9 @@ async fn wait(args: &WaitArgs, opened: Opened, report: &mut Report) -> std::io::
                     && statuses_matter
                 {
                     let pid = exit.process.pid();
-                    complain(format_args!("process {pid} ended, status unknown: {reason}"));
+                    complain(format_args!(
+                        "process {pid} ended, status unknown: {reason}"
+                    ));
                 }
                 if total == 1 {
                     code = match exit.status {
@@ -141,7 +143,7 @@ async fn end_of(
     let mut watch = watch.status_grace(grace);
     tokio::select! {
         biased;
-        settled = &mut watch => settled,
+        settled = (&mut watch).into_future() => settled,
         () = sleep_until(deadline) => {
             // It has ended in time, and only the knowledge how comes too late.
             exit.status = Status::Unknown(UnknownReason::NotReaped);
@@ -160,6 +162,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 /// Whether a process that nothing was heard of yet lives; not its pid's next owner.
 fn lives(key: ProcessKey) -> bool {
-    let state = kmonitor::pidfd::LinuxProbe::new().state(key.pid(), key.inode().map(Identity::Inode));
+    let state =
+        kmonitor::pidfd::LinuxProbe::new().state(key.pid(), key.inode().map(Identity::Inode));
     matches!(state, Ok(ProcessState::Alive) | Err(_))
 }

@@ -22,7 +22,7 @@ use kmonitor_source::{
 };
 use rustc_hash::FxHashMap;
 
-use self::process::{Codes, Dying, Process};
+use self::process::{Codes, Dying, Ghost, Process};
 
 /// Who learns what the tracker concludes.
 pub(crate) trait Sink {
@@ -76,6 +76,9 @@ pub(crate) struct Tracker {
     /// Former owners whose last reports are still due. Each leaves at its
     /// deadline at the latest.
     parked: FxHashMap<Pid, Vec<Process>>,
+    /// Exits that were told before all reports of them had come: those must not
+    /// be taken for a later owner's. Each leaves at its deadline at the latest.
+    ghosts: FxHashMap<Pid, Vec<Ghost>>,
     /// Deadlines of deaths without a status, in order, because the grace is one
     /// and the same for all. May name deaths that are settled by now.
     deadlines: VecDeque<(Duration, ProcessKey)>,
@@ -94,6 +97,7 @@ impl Tracker {
             config,
             current: FxHashMap::default(),
             parked: FxHashMap::default(),
+            ghosts: FxHashMap::default(),
             deadlines: VecDeque::new(),
             recheck: Vec::new(),
             next_incarnation: 1,
@@ -356,6 +360,7 @@ impl Tracker {
                 return;
             }
             self.deadlines.pop_front();
+            self.lay_ghost(key);
             if let Some(process) = self.find(key)
                 && process.dying.is_some_and(|d| d.deadline <= now.elapsed)
             {
@@ -580,16 +585,21 @@ impl Tracker {
         probe: &dyn ProcessProbe,
         sink: &mut impl Sink,
     ) {
-        if !self.parked.is_empty() && self.parked_task_exited(pid, tid, code, sink) {
+        // Both are empty, nearly always.
+        if !self.ghosts.is_empty() && self.ghost_task_exited(pid, tid)
+            || !self.parked.is_empty() && self.parked_task_exited(pid, tid, code, sink)
+        {
             return;
         }
+        let host = self.host;
+        let unheard_of = host && !self.current.contains_key(&pid);
         let Some(process) = self.entry(pid) else {
             return;
         };
         let key = process.key;
         process.parent = process.parent.or(parent);
         process.lived_at(time);
-        process.task_exited(tid, code);
+        let of_before_exec = process.task_exited(tid, code);
         let leader = tid.is_leader_of(pid);
         if !leader {
             let status = ExitStatus::from_raw(code);
@@ -605,13 +615,21 @@ impl Tracker {
                 self.settle_from_reports(key, sink);
             }
         } else if process.complete && !process.had_threads {
-            if leader {
+            // A report without a parent is of one who was reaped before it was
+            // sent: this one, or an owner of the pid before it whom we did not
+            // track, whose report came after this one's birth.
+            let doubtful = parent.is_none() && leader && !host;
+            if doubtful && matches!(probe.state(pid, None), Ok(ProcessState::Alive)) {
+                process.lives_on_or_was_replaced();
+            } else if leader {
                 let status = Status::from_raw(code, StatusSource::Event);
                 self.die(pid, time, false, false, Some(status), now, sink);
             }
-        } else if told_out || !process.complete {
-            match self.look_at_told_out(pid, told_out, probe) {
+        } else if told_out || of_before_exec || !process.complete {
+            match self.look(pid, told_out, of_before_exec, probe) {
                 Ok(ProcessState::Alive) => {}
+                // A straggler of a process that was told, or never known.
+                Ok(_) if unheard_of && !leader => self.remove_current(pid),
                 Ok(state) => self.bury(pid, state, time, false, now, sink),
                 // Nobody may look, so the reports must do: all that are known
                 // of have come, or the leader's has and none is known to be due.
@@ -624,16 +642,17 @@ impl Tracker {
     }
 
     /// Asks about a process after an exit report that does not decide by itself.
-    fn look_at_told_out(
+    fn look(
         &mut self,
         pid: Pid,
         told_out: bool,
+        of_before_exec: bool,
         probe: &dyn ProcessProbe,
     ) -> Result<ProcessState, ProbeError> {
         let Some(process) = self.current.get_mut(&pid) else {
             return Ok(ProcessState::Gone);
         };
-        if !told_out {
+        if !told_out && !of_before_exec {
             return self.reseed(pid, probe);
         }
         if process.unbind_if_unproven() {
@@ -651,12 +670,41 @@ impl Tracker {
         }
         let state = ask(process, probe)?;
         if state == ProcessState::Alive {
-            process.lives_on_or_was_replaced();
+            if told_out {
+                process.lives_on_or_was_replaced();
+            }
             return Ok(state);
         }
         // Whoever it is that has the pid, this one is dead; a status found there
         // may be another's.
         Ok(ProcessState::Gone)
+    }
+
+    /// Whether the exit report was that of a process whose exit was told already.
+    fn ghost_task_exited(&mut self, pid: Pid, tid: Tid) -> bool {
+        let replaced = self.current.contains_key(&pid);
+        let Some(ghosts) = self.ghosts.get_mut(&pid) else {
+            return false;
+        };
+        let Some(at) = ghosts.iter().position(|it| it.expects(tid, replaced)) else {
+            return false;
+        };
+        if ghosts[at].task_exited(tid) {
+            ghosts.remove(at);
+            if ghosts.is_empty() {
+                self.ghosts.remove(&pid);
+            }
+        }
+        true
+    }
+
+    fn lay_ghost(&mut self, key: ProcessKey) {
+        if let Some(ghosts) = self.ghosts.get_mut(&key.pid()) {
+            ghosts.retain(|ghost| ghost.key != key);
+            if ghosts.is_empty() {
+                self.ghosts.remove(&key.pid());
+            }
+        }
     }
 
     /// Whether the exit report was that of a former owner of the pid. The oldest
@@ -728,6 +776,7 @@ impl Tracker {
     fn lost(&mut self, count: Option<u64>, time: Timestamp, sink: &mut impl Sink) {
         sink.lost(Lost::new(LossOrigin::Kernel, count), time);
         // Reports that were due may be among the missing.
+        self.ghosts.clear();
         let mut parked = Vec::new();
         for process in self.parked.values_mut().flatten() {
             if let Some(dying) = &mut process.dying {
@@ -816,11 +865,13 @@ impl Tracker {
             reaped,
             deadline,
         });
+        if status.is_none() || !process.is_told_out() {
+            self.deadlines.push_back((deadline, key));
+        }
         if status.is_some() {
             self.settle(key, status, sink);
             return;
         }
-        self.deadlines.push_back((deadline, key));
         if let Some(dying) = process.dying {
             sink.dead(&dying.exit(key));
         }
@@ -840,6 +891,10 @@ impl Tracker {
                 if status != Status::Pending =>
             {
                 self.settle(key, Some(status), sink);
+            }
+            // Nobody is left to ask.
+            _ if process.dying.is_some_and(|dying| dying.reaped) => {
+                self.settle(key, None, sink);
             }
             // The reaping, or the deadline, will settle it.
             _ => {}
@@ -863,6 +918,12 @@ impl Tracker {
         let Some(dying) = process.dying else {
             return;
         };
+        if !process.is_told_out() {
+            self.ghosts
+                .entry(pid)
+                .or_default()
+                .push(Ghost::of(&process));
+        }
         let status = status
             .or_else(|| process.agreed_status())
             .or_else(|| match process.held.as_ref()?.state() {

@@ -25,6 +25,11 @@ pub(super) struct Process {
     pub(super) had_threads: bool,
     pub(super) threads: ThreadSet,
     pub(super) codes: Codes,
+    /// The threads other than the leader whose exit had not been reported when
+    /// an exec swept all but one away.
+    swept: Option<Box<FxHashSet<Tid>>>,
+    /// Whether the leader's exit was reported since that exec.
+    old_leader_told: bool,
     /// What had been told when all reports had come and the pid was found alive
     /// all the same: valid if it turns out to have been another's by then.
     pub(super) last_words: Option<Codes>,
@@ -66,6 +71,8 @@ impl Process {
             had_threads: false,
             threads: ThreadSet::leader(),
             codes: Codes::None,
+            swept: None,
+            old_leader_told: false,
             last_words: None,
             dying: None,
         }
@@ -104,13 +111,14 @@ impl Process {
         self.held.take().is_some()
     }
 
-    /// All its reports have come, and yet whoever has its pid lives: it itself,
-    /// after an exec whose reports came out of order, or a later process whose
-    /// birth is still to be read. Goes on as if the former, remembering what to
-    /// say if it was the latter.
+    /// All its reports have come, and yet whoever has its pid lives: it itself
+    /// (the reports were out of order around an exec, or another's), or a later
+    /// process whose birth is still to be read. Goes on as if the former,
+    /// remembering what to say if it was the latter.
     pub(super) fn lives_on_or_was_replaced(&mut self) {
         let words = self.codes;
         self.execed();
+        self.swept = None;
         self.last_words = Some(words);
     }
 
@@ -138,6 +146,13 @@ impl Process {
 
     /// An exec: whatever else ran in it is gone, and so is what it ended with.
     pub(super) fn execed(&mut self) {
+        // One of them lives on under the leader's name, and which one is not
+        // told. The reports of the others nearly always came before.
+        if self.threads.leader {
+            let others = self.threads.others.take();
+            self.swept = others.filter(|others| !others.is_empty());
+            self.old_leader_told = false;
+        }
         self.threads = ThreadSet::leader();
         self.codes = Codes::None;
         self.last_words = None;
@@ -150,13 +165,26 @@ impl Process {
         self.had_threads = true;
     }
 
-    /// One of its tasks ended.
-    pub(super) fn task_exited(&mut self, tid: Tid, code: i32) {
+    /// One of its tasks ended. Whether that was the leader of before an exec,
+    /// which says nothing about the one of after it.
+    pub(super) fn task_exited(&mut self, tid: Tid, code: i32) -> bool {
+        if let Some(swept) = &mut self.swept {
+            if tid.is_leader_of(self.key.pid()) {
+                if !self.old_leader_told {
+                    self.old_leader_told = true;
+                    return true;
+                }
+            } else if swept.remove(&tid) && swept.is_empty() {
+                // All others are accounted for: it is the leader that goes on.
+                self.swept = None;
+            }
+        }
         // With the accounting complete, a task we do not know is one that an
         // exec has already swept away: its code says nothing.
         if self.threads.remove(tid, self.key.pid()) || !self.complete {
             self.codes.note(code);
         }
+        false
     }
 
     /// The status, if the exit reports settle it.
@@ -198,6 +226,51 @@ impl Process {
     }
 }
 
+/// What is left of a process whose exit was told while reports of it were due.
+pub(super) struct Ghost {
+    pub(super) key: ProcessKey,
+    threads: ThreadSet,
+    /// Whether `threads` is all that is due.
+    complete: bool,
+    /// Due as well, unless the leader's is: see [`Process::task_exited`].
+    swept: Option<Box<FxHashSet<Tid>>>,
+}
+
+impl Ghost {
+    pub(super) fn of(process: &Process) -> Self {
+        Self {
+            key: process.key,
+            threads: process.threads.clone(),
+            complete: process.complete,
+            swept: process.swept.clone(),
+        }
+    }
+
+    /// Whether a report is one that was due. Without a complete account any of
+    /// the pid's may be, as long as nobody else has the pid.
+    pub(super) fn expects(&self, tid: Tid, replaced: bool) -> bool {
+        self.threads.contains(tid, self.key.pid())
+            || self.swept.as_ref().is_some_and(|it| it.contains(&tid))
+            || !self.complete && !replaced
+    }
+
+    /// A report that was due has come. Whether it was the last.
+    pub(super) fn task_exited(&mut self, tid: Tid) -> bool {
+        let pid = self.key.pid();
+        self.threads.remove(tid, pid);
+        if tid.is_leader_of(pid) {
+            self.swept = None;
+        } else if let Some(swept) = &mut self.swept
+            && swept.remove(&tid)
+        {
+            // So it was the leader that went on, and what it told was its own end.
+            self.threads.remove(pid.leader(), pid);
+        }
+        let swept = self.swept.as_ref().is_none_or(|swept| swept.is_empty());
+        self.complete && self.threads.is_empty() && swept
+    }
+}
+
 /// The codes that a process's tasks have ended with since its last exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Codes {
@@ -220,7 +293,7 @@ impl Codes {
 
 /// The live threads of a process: a set, never a count, because reports may
 /// repeat or name tasks that were never announced.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct ThreadSet {
     leader: bool,
     /// Boxed, because nearly every process has none.
@@ -306,6 +379,27 @@ mod tests {
         process.execed();
         process.task_exited(tid(11), 9);
         process.task_exited(tid(10), 0x700);
+        assert_eq!(process.agreed_status().unwrap().raw(), Some(0x700));
+    }
+
+    #[test]
+    fn the_old_leaders_exit_after_an_exec_is_not_the_new_ones() {
+        let mut process = process();
+        process.thread_created(tid(11));
+        process.execed();
+        assert!(process.task_exited(tid(10), 0));
+        assert!(!process.is_told_out());
+        assert!(!process.task_exited(tid(10), 0x700));
+        assert_eq!(process.agreed_status().unwrap().raw(), Some(0x700));
+    }
+
+    #[test]
+    fn after_an_exec_by_the_leader_its_next_exit_is_its_own() {
+        let mut process = process();
+        process.thread_created(tid(11));
+        process.execed();
+        assert!(!process.task_exited(tid(11), 0));
+        assert!(!process.task_exited(tid(10), 0x700));
         assert_eq!(process.agreed_status().unwrap().raw(), Some(0x700));
     }
 

@@ -164,3 +164,26 @@ async fn fork_of_a_reused_pid_before_the_old_exit_keeps_the_two_apart() {
     assert_ne!(keys[0], keys[1]);
     assert_eq!(keys[0], watch.process());
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_late_exit_of_an_unknown_former_owner_is_not_taken_for_the_new_ones() {
+    let (kernel, hub) = hub().await;
+    let root = kernel.spawn().unwrap();
+    let stranger = kernel.spawn().unwrap();
+    let mut events = subscribe(&hub, Filter::tree(root).events(EventMask::EXIT)).await;
+    kernel.hold_exits(true);
+    kernel.exit_group(stranger.leader(), 1).unwrap();
+    kernel.reap(stranger).unwrap();
+    kernel.set_next_pid(stranger).unwrap();
+    assert_eq!(kernel.fork(root).unwrap(), stranger);
+    kernel.hold_exits(false);
+    assert!(
+        tokio::time::timeout(std::time::Duration::from_secs(3), events.next())
+            .await
+            .is_err()
+    );
+    kernel.exit_group(stranger.leader(), 2).unwrap();
+    kernel.exit_group(root.leader(), 3).unwrap();
+    let seen = exits(&drain(&mut events).await);
+    assert_eq!(seen, [(stranger, Some(0x200)), (root, Some(0x300))]);
+}

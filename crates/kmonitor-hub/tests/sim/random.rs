@@ -1,6 +1,6 @@
 //! Random kernels: whatever happens in them, the stream tells the truth.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use kmonitor_event::{EventKind, EventMask, Pid, ProcessKey, Status};
 use kmonitor_hub::Filter;
@@ -23,7 +23,12 @@ async fn host_stream_tells_each_death_once_and_right() {
     let mut known = 0;
     let mut unknown = 0;
     for seed in seeds() {
-        let config = SimConfig::default().seed(seed).pid_max(60);
+        let config = SimConfig::default()
+            .seed(seed)
+            .pid_max(if seed % 3 == 0 { 40 } else { 400 })
+            .exit_delay(if seed % 2 == 0 { 0.3 } else { 0.0 })
+            .exec_exit_delay(if seed % 5 == 0 { 0.3 } else { 0.0 })
+            .status_readable(seed % 7 != 0);
         let (kernel, hub) = hub_on(config).await;
         let mut stream = subscribe(&hub, Filter::host().events(EventMask::all())).await;
         for _ in 0..40 {
@@ -33,11 +38,14 @@ async fn host_stream_tells_each_death_once_and_right() {
         kernel.settle();
         let events = drain(&mut stream).await;
         let mut deaths: HashMap<Pid, Vec<i32>> = HashMap::new();
-        for death in kernel.truth() {
+        let mut truth = kernel.truth();
+        truth.sort_by_key(|death| death.born);
+        for death in truth {
             deaths.entry(death.pid).or_default().push(death.status);
         }
         let mut ended: HashMap<ProcessKey, Status> = HashMap::new();
-        let mut told: HashMap<Pid, Vec<Status>> = HashMap::new();
+        // By incarnation, because a death whose status takes time is told late.
+        let mut told: HashMap<Pid, BTreeMap<u64, Status>> = HashMap::new();
         for event in &events {
             let Some(key) = event.process else {
                 assert_eq!(event.kind.name(), "other", "seed {seed}: {event}");
@@ -49,7 +57,8 @@ async fn host_stream_tells_each_death_once_and_right() {
             );
             if let EventKind::Exit(status) = event.kind {
                 ended.insert(key, status);
-                told.entry(key.pid()).or_default().push(status);
+                let of_pid = told.entry(key.pid()).or_default();
+                of_pid.insert(key.incarnation(), status);
             }
         }
         for (pid, statuses) in &told {
@@ -59,7 +68,7 @@ async fn host_stream_tells_each_death_once_and_right() {
                 truth.len(),
                 "seed {seed}: {pid} was told {statuses:x?}, truth {truth:x?}"
             );
-            for (status, truth) in statuses.iter().zip(truth) {
+            for (status, truth) in statuses.values().zip(truth) {
                 match status {
                     Status::Known { .. } => {
                         known += 1;

@@ -5,12 +5,13 @@ use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use kmonitor_event::{Pid, Status, UnknownReason};
+use kmonitor_event::{Pid, Status, Timestamp, UnknownReason};
 
 use super::SimKernel;
 use super::state::{Phase, Process, State};
 use crate::{
-    Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture, ThreadState,
+    HeldProcess, HeldState, Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState,
+    ReapFuture, ThreadState,
 };
 
 /// Asks a [`SimKernel`] about its processes, from [`SimKernel::probe`].
@@ -93,6 +94,34 @@ impl ProcessProbe for SimProbe {
         })
     }
 
+    fn hold(
+        &self,
+        pid: Pid,
+        identity: Option<Identity>,
+    ) -> Result<Option<Box<dyn HeldProcess>>, ProbeError> {
+        self.kernel.with(|state| {
+            let process = find(state, pid)?;
+            let found = state.identity(process);
+            match identity {
+                Some(expected) if !state.is(process, expected) => Err(ProbeError::Reused {
+                    pid,
+                    expected,
+                    found,
+                }),
+                _ => Ok(Some(Box::new(Held {
+                    kernel: self.kernel.clone(),
+                    pid,
+                    inode: process.inode,
+                    identity: found,
+                }) as Box<dyn HeldProcess>)),
+            }
+        })
+    }
+
+    fn now(&self) -> Timestamp {
+        self.kernel.now()
+    }
+
     fn reaped(&self, pid: Pid, identity: Identity) -> ReapFuture {
         // Taken when called, not when polled: as a pidfd is opened.
         let held = self.kernel.with(|state| {
@@ -105,6 +134,32 @@ impl ProcessProbe for SimProbe {
             kernel: self.kernel.clone(),
             pid,
             held,
+        })
+    }
+}
+
+/// A hold on one process, as by a pidfd.
+struct Held {
+    kernel: SimKernel,
+    pid: Pid,
+    inode: NonZeroU64,
+    identity: Identity,
+}
+
+impl HeldProcess for Held {
+    fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    fn state(&self) -> Result<HeldState, ProbeError> {
+        self.kernel.with(|state| {
+            let process = state.processes.get(&self.pid);
+            Ok(match process.filter(|it| it.inode == self.inode) {
+                Some(process) => state
+                    .zombie_status(process)
+                    .map_or(HeldState::Alive, HeldState::Zombie),
+                None => HeldState::Reaped(state.reaped_status(self.inode)),
+            })
         })
     }
 }

@@ -1,0 +1,77 @@
+//! Nobody subscribed, nothing listened to: by the state of the sockets.
+
+use std::process::Command;
+
+use kmonitor::{EventMask, Filter, Hub, SourceKind};
+
+/// How many connector sockets of this process are in the multicast group that
+/// process events are sent to (`/proc/net/netlink`: protocol 11, group bit 1).
+fn listening_sockets() -> usize {
+    let mine = own_sockets();
+    let table = std::fs::read_to_string("/proc/self/net/netlink").unwrap();
+    let joined = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, protocol, _, groups, .., inode] = fields[..] else {
+            return false;
+        };
+        let groups = u32::from_str_radix(groups, 16).unwrap_or(0);
+        protocol == "11" && groups & 1 == 1 && mine.contains(&inode.to_owned())
+    };
+    table.lines().skip(1).filter(joined).count()
+}
+
+fn own_sockets() -> Vec<String> {
+    let links = std::fs::read_dir("/proc/self/fd").unwrap();
+    let targets = links.filter_map(|link| std::fs::read_link(link.ok()?.path()).ok());
+    let inode = |target: std::path::PathBuf| {
+        let text = target.to_str()?.to_owned();
+        Some(text.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+    };
+    targets.filter_map(inode).collect()
+}
+
+/// Runs apart from the other tests, in a process of its own, because it counts
+/// the sockets of its whole process.
+#[test]
+#[ignore = "needs the proc connector: initial namespaces"]
+fn the_kernel_is_listened_to_only_while_somebody_subscribes() {
+    const ALONE: &str = "KMONITOR_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let this = "idle::the_kernel_is_listened_to_only_while_somebody_subscribes";
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", this, "--include-ignored", "--nocapture"])
+            .env(ALONE, "1")
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let hub = Hub::builder()
+            .only(SourceKind::Connector)
+            .open()
+            .await
+            .unwrap();
+        assert_eq!(listening_sockets(), 0, "opened, and nobody subscribed");
+        let filter = Filter::host().events(EventMask::EXIT);
+        for round in 0..3 {
+            let mut events = hub.subscribe(filter.clone()).await.unwrap();
+            assert_eq!(listening_sockets(), 1, "round {round}");
+            Command::new("true").status().unwrap();
+            assert!(events.next().await.is_some());
+            drop(events);
+            while hub.stats().await.unwrap().listening {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(
+                listening_sockets(),
+                0,
+                "round {round}: the last one has gone"
+            );
+        }
+    });
+}
