@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use kmonitor_event::{Pid, Status, Tid, UnknownReason};
 use kmonitor_source::{
     HeldProcess, HeldState, Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState,
-    ReapFuture, ThreadState,
+    ReapFuture, ThreadPhase, ThreadState,
 };
 use rustix::fs::{CWD, Mode, OFlags, RawDir};
 use rustix::process::WaitId;
@@ -96,15 +96,15 @@ impl ProcessProbe for LinuxProbe {
         each_number(&directory, |number| {
             threads.extend(Tid::new(number).map(|tid| ThreadState {
                 tid,
-                exiting: false,
+                phase: ThreadPhase::Alive,
             }));
             Ok(())
         })
         .map_err(|source| procfs::missing(pid, "list the threads", source))?;
         for thread in threads.iter_mut() {
             // A thread that is gone since it was listed has exited.
-            thread.exiting =
-                procfs::thread_stat(pid, thread.tid).map_or(true, |stat| stat.exiting());
+            thread.phase = procfs::thread_stat(pid, thread.tid)
+                .map_or(ThreadPhase::Exiting, |stat| stat.thread_phase());
         }
         if threads.is_empty() {
             return Err(ProbeError::Gone { pid });

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 
 use kmonitor_event::{Pid, Tid};
-use kmonitor_source::ProbeError;
+use kmonitor_source::{ProbeError, ThreadPhase};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -37,9 +37,13 @@ pub(crate) struct Stat {
 }
 
 impl Stat {
-    /// Whether this task is on its way out or dead.
-    pub(crate) fn exiting(&self) -> bool {
-        self.flags & PF_EXITING != 0 || matches!(self.state, b'Z' | b'X' | b'x')
+    /// How far this task has come.
+    pub(crate) fn thread_phase(&self) -> ThreadPhase {
+        match self.state {
+            b'Z' | b'X' | b'x' => ThreadPhase::Dead,
+            _ if self.flags & PF_EXITING != 0 => ThreadPhase::Exiting,
+            _ => ThreadPhase::Alive,
+        }
     }
 
     /// Whether the whole thread group is a zombie. Never true of a living
@@ -286,7 +290,7 @@ mod tests {
     #[test]
     fn our_own_stat_is_read() {
         let stat = stat(Pid::current()).unwrap();
-        assert!(!stat.is_group_zombie() && !stat.exiting());
+        assert!(!stat.is_group_zombie() && stat.thread_phase() == ThreadPhase::Alive);
         assert!(stat.num_threads >= 1 && stat.start_time > 0);
         assert!(stat.exit_code.is_some());
     }

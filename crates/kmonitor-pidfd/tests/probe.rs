@@ -13,7 +13,7 @@ use common::{
 };
 use kmonitor_event::{Pid, Status, StatusSource, UnknownReason};
 use kmonitor_pidfd::{LinuxProbe, Pidfd, Readiness};
-use kmonitor_source::{HeldState, Identity, ProbeError, ProcessProbe, ProcessState};
+use kmonitor_source::{HeldState, Identity, ProbeError, ProcessProbe, ProcessState, ThreadPhase};
 
 #[test]
 fn a_process_is_alive_then_a_zombie_then_gone() {
@@ -85,7 +85,8 @@ fn a_dead_first_thread_is_no_dead_process_with_pidfds_and_without() {
     probe.threads(pid, &mut threads).unwrap();
     assert_eq!(threads.len(), 2);
     for thread in &threads {
-        assert_eq!(thread.exiting, thread.tid.is_leader_of(pid));
+        let dead = thread.phase == ThreadPhase::Dead;
+        assert_eq!(dead, thread.tid.is_leader_of(pid));
     }
     child.make_zombie();
     let status = Status::from_raw(0x500, StatusSource::Waited);
@@ -96,7 +97,7 @@ fn a_dead_first_thread_is_no_dead_process_with_pidfds_and_without() {
     assert_eq!(polled(), ProcessState::Zombie(status));
     probe.threads(pid, &mut threads).unwrap();
     assert_eq!(threads.len(), 1);
-    assert!(threads[0].exiting);
+    assert_eq!(threads[0].phase, ThreadPhase::Dead);
     child.reap();
     assert!(probe.threads(pid, &mut threads).unwrap_err().is_gone());
 }

@@ -28,7 +28,7 @@ pub use fact::{Fact, FactKind};
 pub use interest::{KernelInterest, Wanted};
 pub use probe::{
     HeldProcess, HeldState, Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState,
-    ReapFuture, ThreadState,
+    ReapFuture, ThreadPhase, ThreadState,
 };
 pub use source::{BATCH_FACTS_MAX, EventSource, SourceStats};
 pub use target::{IntoTarget, Target, TargetError};

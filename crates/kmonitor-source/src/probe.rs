@@ -74,9 +74,21 @@ pub enum HeldState {
 pub struct ThreadState {
     /// The thread.
     pub tid: Tid,
-    /// Whether it is on its way out or dead already: its exit may have been
-    /// reported before anybody looked.
-    pub exiting: bool,
+    /// How far it has come.
+    pub phase: ThreadPhase,
+}
+
+/// How far a thread has come, as found by looking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ThreadPhase {
+    /// It runs, or could.
+    Alive,
+    /// It is on its way out with a code of its own. Its exit has not been
+    /// reported.
+    Exiting,
+    /// It is dead and only kept because it leads the process. Its exit has been
+    /// reported, or is being reported.
+    Dead,
 }
 
 /// One process of the system, as found by looking.

@@ -865,7 +865,7 @@ impl Tracker {
             reaped,
             deadline,
         });
-        if status.is_none() || !process.is_told_out() {
+        if status.is_none() || process.leaves_ghost() {
             self.deadlines.push_back((deadline, key));
         }
         if status.is_some() {
@@ -918,7 +918,7 @@ impl Tracker {
         let Some(dying) = process.dying else {
             return;
         };
-        if !process.is_told_out() {
+        if process.leaves_ghost() {
             self.ghosts
                 .entry(pid)
                 .or_default()

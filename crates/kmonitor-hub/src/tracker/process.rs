@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kmonitor_event::{Exit, Pid, ProcessKey, Status, StatusSource, Tid, Timestamp, UnknownReason};
-use kmonitor_source::{HeldProcess, Identity, ThreadState};
+use kmonitor_source::{HeldProcess, Identity, ThreadPhase, ThreadState};
 use rustc_hash::FxHashSet;
 
 /// One process of interest.
@@ -25,6 +25,8 @@ pub(super) struct Process {
     pub(super) had_threads: bool,
     pub(super) threads: ThreadSet,
     pub(super) codes: Codes,
+    /// The leader was found dead: its report was sent, or is just being sent.
+    leader_told_maybe: bool,
     /// The threads other than the leader whose exit had not been reported when
     /// an exec swept all but one away.
     swept: Option<Box<FxHashSet<Tid>>>,
@@ -71,6 +73,7 @@ impl Process {
             had_threads: false,
             threads: ThreadSet::leader(),
             codes: Codes::None,
+            leader_told_maybe: false,
             swept: None,
             old_leader_told: false,
             last_words: None,
@@ -128,16 +131,20 @@ impl Process {
         self.threads = ThreadSet::default();
         for thread in threads {
             // Every thread that can be seen has its exit report still before it,
-            // except a leader that is dead already.
-            if thread.tid != leader || !thread.exiting {
+            // except one that is dead already, which can only be the leader.
+            if thread.phase == ThreadPhase::Dead {
+                self.leader_told_maybe = true;
+            } else {
                 self.threads.insert(thread.tid, self.key.pid());
             }
         }
         // A leader that is on its way out while others are too: a group exit may
         // have begun whose code only the leader's report carried.
-        let leader_exiting = threads.iter().any(|t| t.tid == leader && t.exiting);
-        let other_exiting = threads.iter().any(|t| t.tid != leader && t.exiting);
-        if leader_exiting && other_exiting {
+        let leaving = |of_leader: bool| {
+            let mut threads = threads.iter();
+            threads.any(|t| (t.tid == leader) == of_leader && t.phase != ThreadPhase::Alive)
+        };
+        if leaving(true) && leaving(false) {
             self.codes = Codes::Differ;
         }
         self.complete = true;
@@ -220,6 +227,11 @@ impl Process {
         self.complete = true;
     }
 
+    /// Whether a report may still come that must not be taken for another's.
+    pub(super) fn leaves_ghost(&self) -> bool {
+        !self.is_told_out() || self.leader_told_maybe
+    }
+
     /// Whether no further exit report can change what is known.
     pub(super) fn is_told_out(&self) -> bool {
         self.complete && self.threads.is_empty()
@@ -232,6 +244,7 @@ pub(super) struct Ghost {
     threads: ThreadSet,
     /// Whether `threads` is all that is due.
     complete: bool,
+    leader_told_maybe: bool,
     /// Due as well, unless the leader's is: see [`Process::task_exited`].
     swept: Option<Box<FxHashSet<Tid>>>,
 }
@@ -242,6 +255,7 @@ impl Ghost {
             key: process.key,
             threads: process.threads.clone(),
             complete: process.complete,
+            leader_told_maybe: process.leader_told_maybe,
             swept: process.swept.clone(),
         }
     }
@@ -251,7 +265,8 @@ impl Ghost {
     pub(super) fn expects(&self, tid: Tid, replaced: bool) -> bool {
         self.threads.contains(tid, self.key.pid())
             || self.swept.as_ref().is_some_and(|it| it.contains(&tid))
-            || !self.complete && !replaced
+            || !replaced
+                && (!self.complete || self.leader_told_maybe && tid.is_leader_of(self.key.pid()))
     }
 
     /// A report that was due has come. Whether it was the last.
@@ -262,12 +277,13 @@ impl Ghost {
             self.swept = None;
         } else if let Some(swept) = &mut self.swept
             && swept.remove(&tid)
+            && swept.is_empty()
         {
             // So it was the leader that went on, and what it told was its own end.
             self.threads.remove(pid.leader(), pid);
         }
         let swept = self.swept.as_ref().is_none_or(|swept| swept.is_empty());
-        self.complete && self.threads.is_empty() && swept
+        self.complete && self.threads.is_empty() && swept && !self.leader_told_maybe
     }
 }
 
@@ -409,11 +425,11 @@ mod tests {
         process.seed(&[
             ThreadState {
                 tid: tid(10),
-                exiting: true,
+                phase: ThreadPhase::Dead,
             },
             ThreadState {
                 tid: tid(11),
-                exiting: false,
+                phase: ThreadPhase::Alive,
             },
         ]);
         process.task_exited(tid(11), 0x500);
@@ -425,10 +441,11 @@ mod tests {
         let mut process = Process::found(ProcessKey::new(Pid::new(10).unwrap(), 0), None);
         let exiting = |raw| ThreadState {
             tid: tid(raw),
-            exiting: true,
+            phase: ThreadPhase::Exiting,
         };
         process.seed(&[exiting(10), exiting(11)]);
         process.task_exited(tid(11), 0x700);
+        process.task_exited(tid(10), 0x700);
         assert!(process.is_told_out());
         assert_eq!(process.agreed_status(), None);
     }

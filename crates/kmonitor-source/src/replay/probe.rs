@@ -3,7 +3,8 @@
 use kmonitor_event::{Pid, Status, UnknownReason};
 
 use crate::{
-    Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture, ThreadState,
+    Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture, ThreadPhase,
+    ThreadState,
 };
 
 /// Knows nothing, and says what leaves every decision to the recording: each pid
@@ -46,7 +47,7 @@ impl ProcessProbe for ReplayProbe {
         threads.clear();
         threads.push(ThreadState {
             tid: pid.leader(),
-            exiting: false,
+            phase: ThreadPhase::Alive,
         });
         Ok(())
     }

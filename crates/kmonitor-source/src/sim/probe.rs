@@ -11,7 +11,7 @@ use super::SimKernel;
 use super::state::{Phase, Process, State};
 use crate::{
     HeldProcess, HeldState, Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState,
-    ReapFuture, ThreadState,
+    ReapFuture, ThreadPhase, ThreadState,
 };
 
 /// Asks a [`SimKernel`] about its processes, from [`SimKernel::probe`].
@@ -76,7 +76,11 @@ impl ProcessProbe for SimProbe {
             let process = find(state, pid)?;
             threads.extend(process.threads.iter().map(|(tid, phase)| ThreadState {
                 tid: *tid,
-                exiting: *phase != Phase::Live,
+                phase: match phase {
+                    Phase::Live => ThreadPhase::Alive,
+                    Phase::Exiting(_) => ThreadPhase::Exiting,
+                    Phase::Dead => ThreadPhase::Dead,
+                },
             }));
             Ok(())
         })

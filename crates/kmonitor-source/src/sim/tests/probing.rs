@@ -5,7 +5,7 @@ use std::pin::pin;
 use kmonitor_event::{Status, StatusSource, UnknownReason};
 
 use super::*;
-use crate::{ProbeError, ProcessProbe, ProcessState, ThreadState};
+use crate::{ProbeError, ProcessProbe, ProcessState, ThreadPhase, ThreadState};
 
 #[test]
 fn the_probe_says_dead_while_the_exit_is_not_even_queued() {
@@ -67,13 +67,17 @@ fn threads_on_their_way_out_and_dead_leaders_are_marked() {
     kernel.begin_exit(leaving, 0).unwrap();
     let mut threads = vec![ThreadState {
         tid: pid.leader(),
-        exiting: false,
+        phase: ThreadPhase::Alive,
     }];
     probe.threads(pid, &mut threads).unwrap();
-    let expected = [(pid.leader(), true), (leaving, true), (staying, false)];
+    let expected = [
+        (pid.leader(), ThreadPhase::Dead),
+        (leaving, ThreadPhase::Exiting),
+        (staying, ThreadPhase::Alive),
+    ];
     assert_eq!(
         threads,
-        expected.map(|(tid, exiting)| ThreadState { tid, exiting })
+        expected.map(|(tid, phase)| ThreadState { tid, phase })
     );
     assert_eq!(probe.state(pid, None).unwrap(), ProcessState::Alive);
     let error = probe.identify(staying.as_leader()).unwrap_err();
