@@ -4,7 +4,8 @@ use std::num::NonZeroU64;
 
 use kmonitor_event::{Pid, Status};
 use kmonitor_source::{
-    Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture, ThreadState,
+    Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture, ThreadPhase,
+    ThreadState,
 };
 
 /// Every pid belongs to a process that lives for ever.
@@ -25,7 +26,7 @@ impl ProcessProbe for AllAlive {
         threads.clear();
         threads.push(ThreadState {
             tid: pid.leader(),
-            exiting: false,
+            phase: ThreadPhase::Alive,
         });
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::command::{Command, Dropped, Sweep};
 use crate::router::Router;
 use crate::scan::Scan;
 use crate::stats::HubStats;
-use crate::tracker::{Now, Tracker};
+use crate::tracker::{Cx, Now, Tracker};
 
 /// What the tracker needs to see of a process to tell its death, whatever of it
 /// a subscriber wants.
@@ -149,7 +149,12 @@ impl Dispatcher {
                     self.sweep_up();
                     Ok(())
                 }
-                read = read(&mut self.source, &mut self.facts), if listening => read,
+                read = read(&mut self.source, &mut self.facts), if listening => {
+                    // A source may always have more: others on this runtime
+                    // get their turn in between.
+                    tokio::task::yield_now().await;
+                    read
+                }
                 Some((key, told)) = self.reapings.next(), if !self.reapings.is_empty() => {
                     self.reaping_told(key, told);
                     Ok(())
@@ -159,11 +164,10 @@ impl Dispatcher {
                 () = std::future::ready(()), if self.tracker.needs_recheck() => Ok(()),
             };
             self.take_in();
-            let now = self.now();
-            self.tracker.expire(now, &mut self.router);
-            let probe = Arc::clone(&self.probe);
-            self.tracker
-                .recheck(RECHECK_SLICE, now, &*probe, &mut self.router);
+            self.track(|tracker, cx| {
+                tracker.expire(cx);
+                tracker.recheck(RECHECK_SLICE, cx);
+            });
             self.follow_up();
             let settled = self.settle_interest().await;
             match turn {
@@ -177,11 +181,17 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn now(&self) -> Now {
-        Now {
-            elapsed: self.started.elapsed(),
-            stamp: self.probe.now(),
-        }
+    /// Calls the tracker with what comes with every call.
+    pub(super) fn track<R>(
+        &mut self,
+        call: impl FnOnce(&mut Tracker, &mut Cx<'_, Router>) -> R,
+    ) -> R {
+        let mut cx = Cx {
+            now: now(self.started, &*self.probe),
+            probe: &*self.probe,
+            sink: &mut self.router,
+        };
+        call(&mut self.tracker, &mut cx)
     }
 
     /// Turns the facts that were read into events, and those into deliveries.
@@ -189,13 +199,17 @@ impl Dispatcher {
         if self.facts.is_empty() {
             return;
         }
-        let now = self.now();
         self.facts_taken += self.facts.len() as u64;
+        let mut cx = Cx {
+            now: now(self.started, &*self.probe),
+            probe: &*self.probe,
+            sink: &mut self.router,
+        };
         for fact in &self.facts {
             if let Some(scan) = &mut self.scan {
-                scan.inspect(fact, &self.tracker, &self.router);
+                scan.inspect(fact, &self.tracker, cx.sink);
             }
-            self.tracker.fact(fact, now, &*self.probe, &mut self.router);
+            self.tracker.fact(fact, &mut cx);
         }
         self.facts.clear();
     }
@@ -229,9 +243,7 @@ impl Dispatcher {
     fn reaping_told(&mut self, key: ProcessKey, told: Result<Status, ProbeError>) {
         match told {
             Ok(status @ Status::Known { .. }) => {
-                let now = self.now();
-                self.tracker
-                    .reaping_told(key, status, now, &mut self.router);
+                self.track(|tracker, cx| tracker.reaping_told(key, status, cx));
             }
             // The reports or the deadline will have to do.
             Ok(_) => {}
@@ -352,6 +364,13 @@ impl Dispatcher {
 pub(super) enum Stop {
     Closed(crate::command::Reply<()>),
     Failed(SourceError),
+}
+
+fn now(started: Instant, probe: &dyn ProcessProbe) -> Now {
+    Now {
+        elapsed: started.elapsed(),
+        stamp: probe.now(),
+    }
 }
 
 async fn read(source: &mut Box<dyn EventSource>, facts: &mut Vec<Fact>) -> Result<(), Stop> {

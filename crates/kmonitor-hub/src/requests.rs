@@ -292,10 +292,7 @@ impl Dispatcher {
     }
 
     pub(super) fn adopt(&mut self, key: ProcessKey, identity: Identity) -> Result<(), ProbeError> {
-        let now = self.now();
-        let probe = Arc::clone(&self.probe);
-        self.tracker
-            .adopt(key, identity, now, &*probe, &mut self.router)
+        self.track(|tracker, cx| tracker.adopt(key, identity, cx))
     }
 
     fn remove(&mut self, id: SubscriptionId, process: ProcessRef) -> bool {

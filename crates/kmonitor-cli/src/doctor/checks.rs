@@ -34,7 +34,10 @@ pub(crate) async fn connector() -> Check {
 
 fn refused(error: &StartError) -> Check {
     let mut detail = error.message().to_owned();
-    if let Some(source) = std::error::Error::source(error) {
+    // Where the cause is named, what the system said adds nothing for people.
+    if error.kind() == StartErrorKind::Io
+        && let Some(source) = std::error::Error::source(error)
+    {
         detail.push_str(": ");
         detail.push_str(&source.to_string());
     }

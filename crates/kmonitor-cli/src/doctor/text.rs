@@ -41,9 +41,6 @@ pub(crate) fn of(report: &Report, colours: bool) -> String {
             "{style}{word}{style:#}{:padding$}  {:<15} {}",
             "", check.name, check.detail
         );
-        if let Some(advice) = &check.advice {
-            let _ = writeln!(text, "{:27}{advice}", "");
-        }
     }
     let _ = writeln!(text);
     let namespaces = &report.namespaces;
@@ -57,10 +54,15 @@ pub(crate) fn of(report: &Report, colours: bool) -> String {
     let privileges = &report.privileges;
     let _ = writeln!(
         text,
-        "privileges  uid {}, CAP_NET_ADMIN {}, CAP_SYS_PTRACE {}",
+        "privileges  uid {}, CAP_NET_ADMIN {}, CAP_SYS_PTRACE {}{}",
         privileges.uid.map_or("?".to_owned(), |uid| uid.to_string()),
         yes_no(privileges.cap_net_admin),
-        yes_no(privileges.cap_sys_ptrace)
+        yes_no(privileges.cap_sys_ptrace),
+        if namespaces.user.initial == Some(false) {
+            " (within this user namespace)"
+        } else {
+            ""
+        }
     );
     let limits = &report.limits;
     let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());

@@ -83,6 +83,9 @@ fn explain(hub: &Hub, args: &TraceArgs, error: &SubscribeError) {
         .find(|start| start.source_kind() == SourceKind::Connector);
     match connector {
         Some(start) => no_connector(start.message()),
+        None if args.pids.is_empty() => {
+            complain(format_args!("{refusal}; the connector source can"));
+        }
         None => complain(refusal),
     }
     let served = capabilities.source.events & args.mask();

@@ -39,13 +39,19 @@ pub(super) struct Process {
     pub(super) dying: Option<Dying>,
 }
 
-/// A death that waits for its status.
+/// What is known of a death but for the status.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Dying {
+pub(super) struct Death {
     pub(super) time: Timestamp,
     pub(super) inferred: bool,
     /// Whether it was reaped, so that nobody is left to ask.
     pub(super) reaped: bool,
+}
+
+/// A death that waits for its status.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dying {
+    pub(super) death: Death,
     /// When to stop waiting, on the hub's clock.
     pub(super) deadline: Duration,
 }
@@ -53,8 +59,8 @@ pub(super) struct Dying {
 impl Dying {
     /// What is known of the end so far.
     pub(super) fn exit(&self, key: ProcessKey) -> Exit {
-        let mut exit = Exit::new(key, Status::Pending, self.time);
-        exit.inferred = self.inferred;
+        let mut exit = Exit::new(key, Status::Pending, self.death.time);
+        exit.inferred = self.death.inferred;
         exit
     }
 }
@@ -206,11 +212,11 @@ impl Process {
 
     /// Why nobody can tell the status of a death.
     pub(super) fn why_unknown(&self, dying: &Dying) -> UnknownReason {
-        if dying.inferred {
+        if dying.death.inferred {
             UnknownReason::EventLost
         } else if self.codes == Codes::Differ {
             UnknownReason::CodesDiffer
-        } else if !dying.reaped {
+        } else if !dying.death.reaped {
             UnknownReason::NotReaped
         } else if self.complete && !self.threads.is_empty() {
             // A report that was due has not come.

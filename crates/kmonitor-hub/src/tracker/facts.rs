@@ -1,0 +1,396 @@
+//! What each fact means for the process it is about.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use kmonitor_event::{
+    Event, EventKind, LossOrigin, Lost, Pid, ProcessKey, Status, StatusSource, Tid, Timestamp,
+};
+use kmonitor_source::{Fact, FactKind, HeldState, ProbeError, ProcessProbe, ProcessState};
+
+use super::process::{Codes, Death, Dying, Process};
+use super::{Cx, Doubt, Sink, Tracker, ask};
+
+impl Tracker {
+    /// Takes in one fact.
+    pub(crate) fn fact(&mut self, fact: &Fact, cx: &mut Cx<'_, impl Sink>) {
+        let time = fact.time;
+        match fact.kind {
+            FactKind::TaskExited {
+                process,
+                tid,
+                code,
+                parent,
+            } => self.task_exited(process, tid, code, parent, time, cx),
+            FactKind::Forked { parent, child } => self.forked(parent, child, time, cx),
+            FactKind::ThreadCreated { process, tid } => {
+                let Some(entry) = self.entry(process) else {
+                    return;
+                };
+                let first = !entry.had_threads;
+                entry.thread_created(tid);
+                let key = entry.key;
+                if first {
+                    // Only a process with threads can end ambiguously.
+                    self.hold(process, cx.probe);
+                }
+                cx.sink.event(&Event::new(
+                    time,
+                    Some(key),
+                    EventKind::ThreadCreate { tid },
+                ));
+            }
+            FactKind::Execed { process } => {
+                if let Some(entry) = self.entry(process) {
+                    entry.execed();
+                    let mut event = Event::new(time, Some(entry.key), EventKind::Exec);
+                    event.parent = entry.parent;
+                    cx.sink.event(&event);
+                }
+            }
+            FactKind::GroupDead {
+                process,
+                key,
+                status,
+            } => self.group_dead(process, key, status, time, cx),
+            FactKind::Reaped {
+                process,
+                key,
+                status,
+            } => self.reaped(process, key, status, time, cx),
+            FactKind::Uid {
+                process,
+                tid,
+                real,
+                effective,
+            } => self.plain(
+                process,
+                time,
+                EventKind::Uid {
+                    tid,
+                    real,
+                    effective,
+                },
+                cx,
+            ),
+            FactKind::Gid {
+                process,
+                tid,
+                real,
+                effective,
+            } => self.plain(
+                process,
+                time,
+                EventKind::Gid {
+                    tid,
+                    real,
+                    effective,
+                },
+                cx,
+            ),
+            FactKind::Sid { process } => self.plain(process, time, EventKind::Sid, cx),
+            FactKind::Ptrace {
+                process,
+                tid,
+                tracer,
+            } => self.plain(process, time, EventKind::Ptrace { tid, tracer }, cx),
+            FactKind::Comm { process, tid, comm } => {
+                self.plain(process, time, EventKind::Comm { tid, comm }, cx);
+            }
+            FactKind::Coredump { process, tid, .. } => {
+                self.plain(process, time, EventKind::Coredump { tid }, cx);
+            }
+            FactKind::Lost { count } => self.lost(count, time, cx),
+            FactKind::Other { what, process } => {
+                let kind = EventKind::Other { what };
+                match process {
+                    Some(process) => self.plain(process, time, kind, cx),
+                    None if self.host => cx.sink.event(&Event::new(time, None, kind)),
+                    None => {}
+                }
+            }
+            // The source's vocabulary may grow; what we have no rule for changes
+            // no process's state.
+            _ => {}
+        }
+    }
+
+    pub(super) fn plain(
+        &mut self,
+        pid: Pid,
+        time: Timestamp,
+        kind: EventKind,
+        cx: &mut Cx<'_, impl Sink>,
+    ) {
+        if let Some(entry) = self.entry(pid) {
+            cx.sink.event(&Event::new(time, Some(entry.key), kind));
+        }
+    }
+
+    pub(super) fn forked(
+        &mut self,
+        parent: Option<Pid>,
+        child: Pid,
+        time: Timestamp,
+        cx: &mut Cx<'_, impl Sink>,
+    ) {
+        let parent_key = match parent {
+            Some(parent) => self.entry(parent).map(|entry| entry.key),
+            None => None,
+        };
+        let mut known = None;
+        if let Some(old) = self.current.get_mut(&child) {
+            // It was found by looking before the report of its birth was read?
+            // Then this is that report. Only an identity can tell.
+            let same = old.seeded
+                && old.dying.is_none()
+                && old.identity.is_some()
+                && !matches!(ask(old, cx.probe), Ok(ProcessState::Gone));
+            if same {
+                let identity = old.identity;
+                let held = old.held.take();
+                *old = Process::born(old.key, parent);
+                old.identity = identity;
+                old.held = held;
+                known = Some(old.key);
+            } else {
+                self.supersede(child, cx);
+            }
+        }
+        let key = known.unwrap_or_else(|| self.new_key(child));
+        let inherited = parent_key.is_some_and(|parent| cx.sink.inherit(parent, key));
+        if known.is_none() && (self.host || inherited) {
+            self.current.insert(child, Process::born(key, parent));
+        }
+        if let Some(parent_key) = parent_key {
+            let kind = EventKind::Fork { child: key };
+            cx.sink.event(&Event::new(time, Some(parent_key), kind));
+        }
+    }
+
+    /// A pid has a new owner, so the old one is dead, and its last exit report
+    /// may still be on its way.
+    pub(super) fn supersede(&mut self, pid: Pid, cx: &mut Cx<'_, impl Sink>) {
+        let Some(mut process) = self.current.remove(&pid) else {
+            return;
+        };
+        let key = process.key;
+        if process.unbind_if_unproven() {
+            self.holds -= 1;
+        }
+        if let Some(codes) = process.last_words {
+            process.tell_out(codes);
+        }
+        if process.dying.is_none() {
+            process.dying = Some(Dying {
+                death: Death {
+                    time: cx.now.stamp,
+                    inferred: false,
+                    reaped: true,
+                },
+                deadline: cx.now.elapsed + self.config.status_grace,
+            });
+            self.deadlines
+                .push_back((cx.now.elapsed + self.config.status_grace, key));
+        }
+        let held = process.held.as_ref().map(|held| held.state());
+        let told_out = process.is_told_out();
+        self.parked.entry(pid).or_default().push(process);
+        match held {
+            Some(Ok(HeldState::Reaped(status))) => self.settle(key, Some(status), cx),
+            _ if told_out => self.settle(key, None, cx),
+            _ => {}
+        }
+    }
+
+    pub(super) fn task_exited(
+        &mut self,
+        pid: Pid,
+        tid: Tid,
+        code: i32,
+        parent: Option<Pid>,
+        time: Timestamp,
+        cx: &mut Cx<'_, impl Sink>,
+    ) {
+        // Both are empty, nearly always.
+        if !self.ghosts.is_empty() && self.ghost_task_exited(pid, tid)
+            || !self.parked.is_empty() && self.parked_task_exited(pid, tid, code, cx)
+        {
+            return;
+        }
+        let host = self.host;
+        let unheard_of = host && !self.current.contains_key(&pid);
+        let Some(process) = self.entry(pid) else {
+            return;
+        };
+        let key = process.key;
+        process.parent = process.parent.or(parent);
+        process.lived_at(time);
+        let of_before_exec = process.task_exited(tid, code);
+        let leader = tid.is_leader_of(pid);
+        if !leader {
+            let status = ExitStatus::from_raw(code);
+            cx.sink.event(&Event::new(
+                time,
+                Some(key),
+                EventKind::ThreadExit { tid, status },
+            ));
+        }
+        let told_out = process.is_told_out();
+        if process.dying.is_some() {
+            if told_out {
+                self.settle_from_reports(key, cx);
+            }
+        } else if process.complete && !process.had_threads {
+            // A report without a parent is of one who was reaped before it was
+            // sent: this one, or an owner of the pid before it whom we did not
+            // track, whose report came after this one's birth.
+            let doubtful = parent.is_none() && leader && !host;
+            if doubtful && matches!(cx.probe.state(pid, None), Ok(ProcessState::Alive)) {
+                process.lives_on_or_was_replaced();
+            } else if leader {
+                let status = Status::from_raw(code, StatusSource::Event);
+                let death = Death {
+                    time,
+                    inferred: false,
+                    reaped: false,
+                };
+                self.die(pid, death, Some(status), cx);
+            }
+        } else if told_out || of_before_exec || !process.complete {
+            match self.look(pid, told_out, of_before_exec, cx.probe) {
+                Ok(ProcessState::Alive) => {}
+                // A straggler of a process that was told, or never known.
+                Ok(_) if unheard_of && !leader => self.remove_current(pid),
+                Ok(state) => self.bury(pid, state, time, false, cx),
+                // Nobody may look, so the reports must do: all that are known
+                // of have come, or the leader's has and none is known to be due.
+                Err(_) if leader || told_out => {
+                    self.bury(pid, ProcessState::Gone, time, false, cx);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Asks about a process after an exit report that does not decide by itself.
+    pub(super) fn look(
+        &mut self,
+        pid: Pid,
+        told_out: bool,
+        of_before_exec: bool,
+        probe: &dyn ProcessProbe,
+    ) -> Result<ProcessState, ProbeError> {
+        let Some(process) = self.current.get_mut(&pid) else {
+            return Ok(ProcessState::Gone);
+        };
+        if !told_out && !of_before_exec {
+            return self.reseed(pid, probe);
+        }
+        if process.unbind_if_unproven() {
+            self.holds -= 1;
+        }
+        if process.is_identified() {
+            let codes = std::mem::replace(&mut process.codes, Codes::None);
+            let state = self.reseed(pid, probe);
+            if !matches!(state, Ok(ProcessState::Alive))
+                && let Some(process) = self.current.get_mut(&pid)
+            {
+                process.codes = codes;
+            }
+            return state;
+        }
+        let state = ask(process, probe)?;
+        if state == ProcessState::Alive {
+            if told_out {
+                process.lives_on_or_was_replaced();
+            }
+            return Ok(state);
+        }
+        // Whoever it is that has the pid, this one is dead; a status found there
+        // may be another's.
+        Ok(ProcessState::Gone)
+    }
+
+    pub(super) fn group_dead(
+        &mut self,
+        pid: Pid,
+        key: Option<ProcessKey>,
+        status: Status,
+        time: Timestamp,
+        cx: &mut Cx<'_, impl Sink>,
+    ) {
+        let Some(process) = self.entry(pid) else {
+            return;
+        };
+        if process.dying.is_some() || key.is_some_and(|key| key != process.key) {
+            return;
+        }
+        let state = match status {
+            Status::Pending => match ask(process, cx.probe) {
+                Ok(state @ (ProcessState::Zombie(_) | ProcessState::Gone)) => state,
+                Ok(ProcessState::Alive) | Err(_) => ProcessState::Zombie(Status::Pending),
+            },
+            settled => ProcessState::Zombie(settled),
+        };
+        self.bury(pid, state, time, false, cx);
+    }
+
+    /// The status of a death that was waited for by its reaping.
+    pub(crate) fn reaping_told(
+        &mut self,
+        key: ProcessKey,
+        status: Status,
+        cx: &mut Cx<'_, impl Sink>,
+    ) {
+        self.reaped(key.pid(), Some(key), status, cx.now.stamp, cx);
+    }
+
+    pub(super) fn reaped(
+        &mut self,
+        pid: Pid,
+        key: Option<ProcessKey>,
+        status: Status,
+        time: Timestamp,
+        cx: &mut Cx<'_, impl Sink>,
+    ) {
+        let key = key.or_else(|| self.current.get(&pid).map(|process| process.key));
+        let Some(process) = key.and_then(|key| self.find(key)) else {
+            return;
+        };
+        let key = process.key;
+        if process.dying.is_none() {
+            let death = Death {
+                time,
+                inferred: false,
+                reaped: true,
+            };
+            self.die(pid, death, Some(status), cx);
+        } else {
+            self.settle(key, Some(status), cx);
+        }
+    }
+
+    pub(super) fn lost(&mut self, count: Option<u64>, time: Timestamp, cx: &mut Cx<'_, impl Sink>) {
+        cx.sink.lost(Lost::new(LossOrigin::Kernel, count), time);
+        // Reports that were due may be among the missing.
+        self.ghosts.clear();
+        let mut parked = Vec::new();
+        for process in self.parked.values_mut().flatten() {
+            if let Some(dying) = &mut process.dying {
+                dying.death.inferred = true;
+            }
+            parked.push(process.key);
+        }
+        for key in parked {
+            self.settle(key, None, cx);
+        }
+        self.recheck.clear();
+        for process in self.current.values_mut() {
+            process.complete = false;
+            if process.dying.is_none() {
+                self.recheck.push((process.key, Doubt::Loss));
+            }
+        }
+    }
+}
