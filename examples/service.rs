@@ -111,7 +111,11 @@ impl Worker {
         if let Some(mut stdout) = child.stdout.take() {
             stdout.read_exact(&mut [0]).await?; // It is ready to be signalled.
         }
-        let worker = Self { number, child, pidfd };
+        let worker = Self {
+            number,
+            child,
+            pidfd,
+        };
         Ok((worker, watch))
     }
 }

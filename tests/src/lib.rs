@@ -5,6 +5,8 @@
 //! * [`scenario`]: the hazards, and which wait statuses each may end with;
 //! * [`hazard`]: the `hazard` program itself (its binary only calls it);
 //! * [`driver`]: starts `hazard` from a test and speaks its protocol;
+//! * [`puppets`]: processes that do what a test says, and [`puppet`], their
+//!   program;
 //! * [`reuse`]: a child with exactly the pid one wants;
 //! * [`isolation`]: commands as another user or in other namespaces;
 //! * [`rng`]: a seeded generator whose seed is printed.
@@ -13,6 +15,8 @@
 pub mod driver;
 pub mod hazard;
 pub mod isolation;
+pub mod puppet;
+pub mod puppets;
 pub mod reuse;
 pub mod rng;
 pub mod scenario;
@@ -24,6 +28,7 @@ mod sys;
 
 pub use driver::{Hazard, RunningHazard, StormReport, storm};
 pub use isolation::{in_unshare, run_as_nobody};
+pub use puppets::Puppets;
 pub use reuse::{HeldPid, set_next_pid, spawn_with_pid};
 pub use rng::Rng;
 pub use scenario::Scenario;

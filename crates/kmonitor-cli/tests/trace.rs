@@ -7,7 +7,7 @@ mod common;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 
-use common::{Finished, Target, finish, in_namespaces, kmonitor, run};
+use common::{Finished, Target, finish, in_namespaces, kmonitor, run, start_listening};
 use serde_json::Value;
 
 fn trace(args: &[&str]) -> Finished {
@@ -190,16 +190,6 @@ fn threads_are_told_when_asked_for() {
     assert!(!of_type(&events, "thread_exit").is_empty(), "{finished:?}");
 }
 
-impl Finished {
-    /// Lines that are JSON, between those that the command printed.
-    fn json_among_others(&self) -> Vec<Value> {
-        let lines = self.stdout.lines();
-        lines
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
-    }
-}
-
 #[test]
 #[ignore = "needs the proc connector: initial namespaces"]
 fn named_processes_are_traced_until_they_have_ended() {
@@ -218,53 +208,6 @@ fn named_processes_are_traced_until_they_have_ended() {
     let codes: Vec<_> = events.iter().map(|e| &e["status"]["code"]).collect();
     assert_eq!(events.len(), 2, "{finished:?}");
     assert!(codes.contains(&&Value::from(3)) && codes.contains(&&Value::from(4)));
-}
-
-/// Starts a trace, and returns when the kernel has it as a listener and all its
-/// threads have gone to sleep over that.
-fn start_listening(command: &mut Command) -> std::process::Child {
-    let child = command.spawn().unwrap();
-    common::until("the hub listens", || {
-        let tasks = format!("/proc/{}/task", child.id());
-        let Ok(tasks) = std::fs::read_dir(tasks) else {
-            return false;
-        };
-        let mut asleep = 0;
-        for task in tasks.flatten() {
-            let Ok(stat) = std::fs::read_to_string(task.path().join("stat")) else {
-                return false;
-            };
-            asleep += usize::from(stat.contains(") S "));
-        }
-        let netlink = std::fs::read_to_string(format!("/proc/{}/net/netlink", child.id()));
-        asleep == 2 && netlink.is_ok_and(|table| listens(&table, child.id()))
-    });
-    child
-}
-
-/// Whether a process has a netlink socket of the connector that is a member of
-/// the group of process events.
-fn listens(table: &str, process: u32) -> bool {
-    let Ok(entries) = std::fs::read_dir(format!("/proc/{process}/fd")) else {
-        return false;
-    };
-    let links: Vec<_> = entries
-        .flatten()
-        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-        .map(|link| link.to_string_lossy().into_owned())
-        .collect();
-    table.lines().skip(1).any(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        // Protocol 11 is the connector, the fourth field the groups as a bit mask.
-        let Some(inode) = fields.last() else {
-            return false;
-        };
-        fields.get(1) == Some(&"11")
-            && fields.get(3).is_some_and(|groups| groups.ends_with('1'))
-            && links
-                .iter()
-                .any(|link| *link == format!("socket:[{inode}]"))
-    })
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use kmonitor::pidfd::{Mechanism, Pidfd};
-use kmonitor::{Exit, Pid, Status, Watch, WatchError};
+use kmonitor::{Exit, Pid, Status, WatchError};
 
 use super::report::{Check, State};
 use crate::args::ProbeChildArgs;
@@ -71,7 +71,7 @@ pub(crate) async fn examine() -> [Check; 3] {
     [
         exit_status(held.as_ref().ok(), waited),
         zombie,
-        watched(exit, &watch, mechanism),
+        watched(exit, mechanism),
     ]
 }
 
@@ -85,8 +85,7 @@ fn spawn() -> io::Result<Child> {
         .spawn()
 }
 
-fn watched(exit: Result<Exit, WatchError>, watch: &Watch, mechanism: Option<Mechanism>) -> Check {
-    debug_assert_eq!(watch.mechanism(), mechanism);
+fn watched(exit: Result<Exit, WatchError>, mechanism: Option<Mechanism>) -> Check {
     match (exit, mechanism) {
         (Ok(_), Some(Mechanism::Pidfd)) => Check::new(
             WATCH,

@@ -72,10 +72,14 @@ pub(crate) fn of(checks: Vec<Check>, system: System) -> Report {
              fewer losses under load"
         ));
     }
-    would_help.extend(checks.iter().filter_map(|check| {
-        let advice = check.advice.as_ref()?;
-        Some(format!("{advice}: {}", check.name))
-    }));
+    for check in &checks {
+        // One cause may make several checks fail.
+        if let Some(advice) = &check.advice
+            && !would_help.contains(advice)
+        {
+            would_help.push(advice.clone());
+        }
+    }
     Report {
         version: env!("CARGO_PKG_VERSION"),
         kernel: system.kernel,

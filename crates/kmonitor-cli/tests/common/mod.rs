@@ -4,6 +4,10 @@
     dead_code,
     reason = "each test file is a program of its own and uses its part"
 )]
+#![allow(
+    clippy::unwrap_used,
+    reason = "this is part of tests, although no test itself"
+)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -147,6 +151,61 @@ impl Finished {
             .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
             .collect()
     }
+
+    /// Lines that are JSON, between those that the command printed.
+    pub(crate) fn json_among_others(&self) -> Vec<serde_json::Value> {
+        let lines = self.stdout.lines();
+        lines
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+}
+
+/// Starts a trace, and returns when the kernel has it as a listener and all its
+/// threads have gone to sleep over that.
+pub(crate) fn start_listening(command: &mut Command) -> Child {
+    let child = command.spawn().unwrap();
+    until("the hub listens", || {
+        let tasks = format!("/proc/{}/task", child.id());
+        let Ok(tasks) = fs::read_dir(tasks) else {
+            return false;
+        };
+        let mut asleep = 0;
+        for task in tasks.flatten() {
+            let Ok(stat) = fs::read_to_string(task.path().join("stat")) else {
+                return false;
+            };
+            asleep += usize::from(stat.contains(") S "));
+        }
+        let netlink = fs::read_to_string(format!("/proc/{}/net/netlink", child.id()));
+        asleep == 2 && netlink.is_ok_and(|table| listens(&table, child.id()))
+    });
+    child
+}
+
+/// Whether a process has a netlink socket of the connector that is a member of
+/// the group of process events.
+fn listens(table: &str, process: u32) -> bool {
+    let Ok(entries) = fs::read_dir(format!("/proc/{process}/fd")) else {
+        return false;
+    };
+    let links: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .map(|link| link.to_string_lossy().into_owned())
+        .collect();
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        // Protocol 11 is the connector, the fourth field the groups as a bit mask.
+        let Some(inode) = fields.last() else {
+            return false;
+        };
+        fields.get(1) == Some(&"11")
+            && fields.get(3).is_some_and(|groups| groups.ends_with('1'))
+            && links
+                .iter()
+                .any(|link| *link == format!("socket:[{inode}]"))
+    })
 }
 
 /// A copy of the command where user nobody may execute it.

@@ -1,0 +1,205 @@
+// recv_loop [PAUSE_US]: the least that listens to the proc connector: counts the
+// events and does nothing else with them. The C half of compare.sh.
+//
+// Without an argument it calls recv(2) once per event, as the usual examples do.
+// With one it waits for the first event, pauses that long, and then empties the
+// queue with recvmmsg(2).
+//
+// It prints "ready" when the kernel sends to it, and on SIGTERM or SIGINT one
+// line of name=value words, the same as host_stream prints.
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/cn_proc.h>
+#include <linux/connector.h>
+#include <linux/netlink.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BATCH 128
+#define BYTES 128
+// What kmonitor asks for.
+#define RECEIVE_BUFFER_BYTES (8 << 20)
+// After the signal, how long without an event counts as the end of the queue.
+#define QUIET_MS 50
+#define DROPS_INDEX 8 // SK_MEMINFO_DROPS
+
+static volatile sig_atomic_t stopping;
+static unsigned long events, forks, execs, exits, overflows;
+
+static void stop(int signal)
+{
+	(void)signal;
+	stopping = 1;
+}
+
+static void die(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static long long cpu_us(void)
+{
+	struct timespec used;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+	return used.tv_sec * 1000000LL + used.tv_nsec / 1000;
+}
+
+static unsigned dropped(int fd)
+{
+	unsigned values[16] = {0};
+	socklen_t length = sizeof(values);
+
+	getsockopt(fd, SOL_SOCKET, SO_MEMINFO, values, &length);
+	return values[DROPS_INDEX];
+}
+
+static void request(int fd, unsigned operation)
+{
+	struct {
+		struct nlmsghdr header;
+		struct cn_msg message;
+		unsigned operation;
+	} __attribute__((packed)) bytes;
+
+	memset(&bytes, 0, sizeof(bytes));
+	bytes.header.nlmsg_len = sizeof(bytes);
+	bytes.header.nlmsg_type = NLMSG_DONE;
+	bytes.message.id.idx = CN_IDX_PROC;
+	bytes.message.id.val = CN_VAL_PROC;
+	bytes.message.len = sizeof(bytes.operation);
+	bytes.operation = operation;
+	if (send(fd, &bytes, sizeof(bytes), 0) < 0)
+		die("send");
+}
+
+// The bytes are 4-aligned only, so what is read is copied out.
+static void count(const char *bytes, size_t length)
+{
+	unsigned what;
+
+	if (length < 40)
+		return;
+	memcpy(&what, bytes + 36, sizeof(what));
+	switch (what) {
+	case 0x1:
+		forks++;
+		break;
+	case 0x2:
+		execs++;
+		break;
+	case 0x80000000:
+		exits++;
+		break;
+	default:
+		return;
+	}
+	events++;
+}
+
+// One recv. Whether there is more to come.
+static int take_one(int fd, int flags)
+{
+	char bytes[BYTES];
+	ssize_t length = recv(fd, bytes, sizeof(bytes), flags);
+
+	if (length >= 0) {
+		count(bytes, length);
+		return 1;
+	}
+	if (errno == ENOBUFS) {
+		overflows++;
+		return 1;
+	}
+	if (errno != EAGAIN && errno != EINTR)
+		die("recv");
+	return 0;
+}
+
+static void take_all(int fd)
+{
+	static char bytes[BATCH][BYTES];
+	static struct iovec buffers[BATCH];
+	static struct mmsghdr messages[BATCH];
+
+	for (;;) {
+		for (int at = 0; at < BATCH; at++) {
+			buffers[at] = (struct iovec){bytes[at], BYTES};
+			messages[at].msg_hdr.msg_iov = &buffers[at];
+			messages[at].msg_hdr.msg_iovlen = 1;
+		}
+		int got = recvmmsg(fd, messages, BATCH, MSG_DONTWAIT, NULL);
+		if (got < 0 && errno == ENOBUFS) {
+			overflows++;
+			continue;
+		}
+		if (got < 0 && errno != EAGAIN && errno != EINTR)
+			die("recvmmsg");
+		for (int at = 0; at < got; at++)
+			count(bytes[at], messages[at].msg_len);
+		if (got < BATCH)
+			return;
+	}
+}
+
+static int open_connector(void)
+{
+	struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = CN_IDX_PROC};
+	int bytes = RECEIVE_BUFFER_BYTES;
+	int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_CONNECTOR);
+
+	if (fd < 0)
+		die("socket");
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof(bytes)) < 0 &&
+	    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes)) < 0)
+		die("setsockopt");
+	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		die("bind");
+	return fd;
+}
+
+int main(int argc, char **argv)
+{
+	long pause_us = argc > 1 ? strtol(argv[1], NULL, 10) : 0;
+	struct sigaction action = {.sa_handler = stop}; // recv is to be interrupted
+	int fd = open_connector();
+	long long before;
+
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGINT, &action, NULL);
+	request(fd, PROC_CN_MCAST_LISTEN);
+	before = cpu_us();
+	puts("ready");
+	fflush(stdout);
+
+	while (!stopping) {
+		struct pollfd readable = {fd, POLLIN, 0};
+
+		if (!pause_us) {
+			take_one(fd, 0);
+		} else if (poll(&readable, 1, -1) > 0) {
+			usleep(pause_us);
+			take_all(fd);
+		}
+	}
+	for (;;) {
+		struct pollfd readable = {fd, POLLIN, 0};
+
+		if (poll(&readable, 1, QUIET_MS) <= 0 || !take_one(fd, MSG_DONTWAIT))
+			break;
+	}
+	printf("events=%lu forks=%lu execs=%lu exits=%lu lost=%u losses_told=%lu "
+	       "kernel_dropped=%u facts=%lu cpu_us=%lld\n",
+	       events, forks, execs, exits, dropped(fd), overflows, dropped(fd), events,
+	       cpu_us() - before);
+	// Or the kernel would count us as a listener for ever (before Linux 6.6).
+	request(fd, PROC_CN_MCAST_IGNORE);
+	return 0;
+}
