@@ -102,7 +102,9 @@ impl Puppets {
     /// # Errors
     /// It is no live puppet.
     pub fn thread(&mut self, pid: i32) -> io::Result<i32> {
-        Ok(self.tell(pid, "thread")?.ok_or(io::ErrorKind::InvalidData)?)
+        Ok(self
+            .tell(pid, "thread")?
+            .ok_or(io::ErrorKind::InvalidData)?)
     }
 
     /// Such a thread ends.
