@@ -10,7 +10,7 @@
 //! One process: exits with its code, or 128 and its signal, or 125 where nobody
 //! can know its status. Several: exits with 0 when all have ended. 1 is a failure.
 
-use std::future::IntoFuture as _;
+use std::future::IntoFuture;
 use std::process::ExitCode;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -24,7 +24,7 @@ async fn main() -> ExitCode {
     }
     // Each takes hold of its process here, before any of them is waited for.
     let watches = names.iter().map(|name| kmonitor::watch(name.as_str()));
-    let mut exits: FuturesUnordered<_> = watches.map(|watch| watch.into_future()).collect();
+    let mut exits: FuturesUnordered<_> = watches.map(IntoFuture::into_future).collect();
     let mut code = 0;
     while let Some(exit) = exits.next().await {
         match exit {

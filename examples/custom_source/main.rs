@@ -1,6 +1,6 @@
 //! A source of one's own behind the same hub: processes that a script tells of,
-//! and (in `probe.rs`) a probe that answers from the same script. The comments in
-//! `ScriptSource` say how each part of `EventSource`'s contract is kept.
+//! and a probe that answers from the same script. `source.rs` says how each part of
+//! `EventSource`'s contract is kept, and `probe.rs` that of `ProcessProbe`.
 //!
 //! ```text
 //! $ cargo run -p kmonitor-examples --bin custom_source [SCRIPT]
@@ -16,22 +16,18 @@
 //! beginning there is process 1. Exits with 0, or with 1 on a line it cannot use.
 
 mod probe;
+mod source;
 mod world;
 
 use std::error::Error;
-use std::task::{Context, Poll};
 
-use kmonitor::source::{
-    BATCH_FACTS_MAX, Capabilities, Fact, FactKind, KernelInterest, LossReport, Reach, SourceError,
-};
-use kmonitor::{EventMask, EventSource, Filter, Hub, Pid, SourceKind, Timestamp};
+use kmonitor::source::FactKind;
+use kmonitor::{Filter, Hub, Pid, Status, StatusSource};
 
+use crate::source::ScriptSource;
 use crate::world::World;
 
 const SCRIPT: &str = "fork 1 100\nexec 100\nfork 100 101\nexit 101 0\nexit 100 7\nexit 1 0";
-
-/// What may wait to be read: one batch, with room for the loss at its end.
-const QUEUE_FACTS_MAX: usize = BATCH_FACTS_MAX - 1;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -49,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut events = hub.subscribe(Filter::tree(init)).await?;
     let watch = hub.watch(init).await?;
     for (line, number) in script.lines().zip(1..) {
-        let told = world.tell(line);
+        let told = parse(line).and_then(|fact| Ok(world.tell(fact)?));
         told.map_err(|error| format!("line {number}, {line:?}: {error}"))?;
     }
     world.end();
@@ -59,75 +55,31 @@ async fn main() -> Result<(), Box<dyn Error>> {
             None => println!("- {}", event.kind),
         }
     }
-    println!("watched: {}", watch.await?);
+    match watch.await {
+        Ok(exit) => println!("watched: {exit}"),
+        Err(error) => println!("watched: {error}"), // The script let it live.
+    }
     Ok(())
 }
 
-struct ScriptSource {
-    world: World,
-    capabilities: Capabilities,
-}
-
-impl ScriptSource {
-    fn new(world: World) -> Self {
-        // No more than is true: who asks for threads or users is then refused.
-        let (events, loss) = (EventMask::LIFECYCLE, LossReport::Exact);
-        let kind = SourceKind::Custom("script");
-        Self {
-            world,
-            capabilities: Capabilities::new(kind, events, Reach::Host, loss),
-        }
-    }
-}
-
-impl EventSource for ScriptSource {
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
-    /// Ready when the interest is in force. That is at once: the script is told
-    /// under the same lock. It may deliver more than is wanted (here: whatever
-    /// there is), but nothing at all where nothing is wanted.
-    fn poll_interest(
-        &mut self,
-        _: &mut Context<'_>,
-        interest: &KernelInterest,
-    ) -> Poll<Result<(), SourceError>> {
-        self.world.lock().listening = !interest.is_empty();
-        Poll::Ready(Ok(()))
-    }
-
-    /// Pending only with nothing queued, and only after the waker was left where
-    /// the next fact finds it. Both under one lock, or a fact could come between
-    /// the look and the leaving, and nobody would be woken for it.
-    fn poll_batch(
-        &mut self,
-        cx: &mut Context<'_>,
-        facts: &mut Vec<Fact>,
-    ) -> Poll<Result<(), SourceError>> {
-        let mut state = self.world.lock();
-        if state.queue.is_empty() && !state.ended {
-            state.wake_on_change(cx.waker());
-            return Poll::Pending;
-        }
-        if state.queue.is_empty() {
-            return Poll::Ready(Err(SourceError::Ended)); // After the last fact, not before.
-        }
-        facts.extend(state.queue.drain(..));
-        // What found the queue full is told at its place: behind what fitted.
-        let count = std::mem::take(&mut state.lost);
-        if count > 0 {
-            let count = Some(count);
-            facts.push(Fact::new(Timestamp::now(), FactKind::Lost { count }));
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Stops listening; what was queued before still counts.
-    fn close(&mut self, facts: &mut Vec<Fact>) -> Result<(), SourceError> {
-        let mut state = self.world.lock();
-        state.listening = false;
-        facts.extend(state.queue.drain(..));
-        Ok(())
-    }
+/// What a line of the script tells.
+fn parse(line: &str) -> Result<FactKind, Box<dyn Error>> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    Ok(match words[..] {
+        ["fork", parent, child] => FactKind::Forked {
+            parent: Some(parent.parse()?),
+            child: child.parse()?,
+        },
+        ["exec", pid] => FactKind::Execed {
+            process: pid.parse()?,
+        },
+        // The whole process at once. A source that only learns of single tasks
+        // says `TaskExited`, and leaves it to the hub what that means.
+        ["exit", pid, code] => FactKind::GroupDead {
+            process: pid.parse()?,
+            key: None,
+            status: Status::from_raw(i32::from(code.parse::<u8>()?) << 8, StatusSource::Event),
+        },
+        _ => return Err("expected `fork PARENT CHILD`, `exec PID` or `exit PID CODE`".into()),
+    })
 }

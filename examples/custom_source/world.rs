@@ -1,14 +1,14 @@
 //! The processes that the script tells of, and what of it was not read yet.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use kmonitor::source::{Fact, FactKind, Identity};
-use kmonitor::{Pid, Status, StatusSource, Timestamp};
+use kmonitor::source::{BATCH_FACTS_MAX, Fact, FactKind, Identity};
+use kmonitor::{Pid, Timestamp};
 
-use crate::QUEUE_FACTS_MAX;
+/// What may wait to be read: one batch, with room for the loss at its end.
+const QUEUE_FACTS_MAX: usize = BATCH_FACTS_MAX - 1;
 
 /// Shared by the source, the probe, and `main`, which tells the script.
 #[derive(Clone, Default)]
@@ -21,8 +21,9 @@ pub(crate) struct State {
     born: u64,
     pub(crate) listening: bool,
     pub(crate) queue: VecDeque<Fact>,
-    /// How many facts found the queue full.
-    pub(crate) lost: u64,
+    /// How many facts found the queue full. None of them fits any more until it
+    /// was read, so that the gap is in one place.
+    lost: u64,
     pub(crate) ended: bool,
     wakers: Vec<Waker>,
 }
@@ -32,6 +33,16 @@ impl State {
     pub(crate) fn wake_on_change(&mut self, waker: &Waker) {
         if !self.wakers.iter().any(|known| known.will_wake(waker)) {
             self.wakers.push(waker.clone());
+        }
+    }
+
+    /// Hands out what waits. What found the queue full is told at its place:
+    /// behind what fitted, and before all that comes later.
+    pub(crate) fn take_queued(&mut self, facts: &mut Vec<Fact>) {
+        facts.extend(self.queue.drain(..));
+        if self.lost > 0 {
+            let count = Some(std::mem::take(&mut self.lost));
+            facts.push(Fact::new(Timestamp::now(), FactKind::Lost { count }));
         }
     }
 
@@ -81,25 +92,9 @@ impl World {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets one line of the script happen.
-    pub(crate) fn tell(&self, line: &str) -> Result<(), Box<dyn Error>> {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let kind = match words[..] {
-            ["fork", parent, child] => FactKind::Forked {
-                parent: Some(parent.parse()?),
-                child: child.parse()?,
-            },
-            ["exec", pid] => FactKind::Execed {
-                process: pid.parse()?,
-            },
-            ["exit", pid, code] => FactKind::GroupDead {
-                process: pid.parse()?,
-                key: None,
-                status: Status::from_raw(i32::from(code.parse::<u8>()?) << 8, StatusSource::Event),
-            },
-            _ => return Err("expected `fork PARENT CHILD`, `exec PID` or `exit PID CODE`".into()),
-        };
-        Ok(self.change(|state| state.happen(kind))?)
+    /// Lets something happen, if it can.
+    pub(crate) fn tell(&self, kind: FactKind) -> Result<(), String> {
+        self.change(|state| state.happen(kind))
     }
 
     pub(crate) fn end(&self) {

@@ -16,21 +16,24 @@
 //! Exits with 0 after a shutdown, and with 1 if all workers ended by themselves.
 //! The log goes to stderr, with a time on each line.
 
+mod worker;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::future::IntoFuture as _;
-use std::process::{ExitCode, Stdio};
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use kmonitor::pidfd::Pidfd;
-use kmonitor::{Hub, HubWatch, ProcessKey};
+use kmonitor::{Exit, Hub, ProcessKey};
 use signal_hook::consts::{SIGINT, SIGKILL, SIGTERM};
 use signal_hook_tokio::Signals;
-use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
 use tracing::{error, info, warn};
 
+use crate::worker::Worker;
+
+/// What goes wrong ends the service, and with it (`kill_on_drop`) its workers.
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// How long the workers may take to stop.
@@ -41,10 +44,11 @@ async fn main() -> Result<ExitCode> {
     // First of all, so that no signal finds the default action.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     if std::env::args().nth(1).is_some_and(|arg| arg == "worker") {
-        return work(&mut signals).await;
+        return worker::work(&mut signals).await;
     }
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let hub = Hub::open().await?;
     let source = hub.capabilities().source.kind;
@@ -90,36 +94,6 @@ async fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-struct Worker {
-    number: u32,
-    child: Child,
-    /// Signals this very process, whoever has its pid by then.
-    pidfd: Pidfd,
-}
-
-impl Worker {
-    async fn start(number: u32, hub: &Hub) -> Result<(Self, HubWatch)> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("worker")
-            .process_group(0) // Ctrl-C in a terminal reaches the service only.
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let watch = hub.watch(&child).await?;
-        let pidfd = Pidfd::open_ref(watch.process().into())?;
-        if let Some(mut stdout) = child.stdout.take() {
-            stdout.read_exact(&mut [0]).await?; // It is ready to be signalled.
-        }
-        let worker = Self {
-            number,
-            child,
-            pidfd,
-        };
-        Ok((worker, watch))
-    }
-}
-
 fn signal_all(workers: &HashMap<ProcessKey, Worker>, signal: i32) {
     for Worker { number, pidfd, .. } in workers.values() {
         if let Err(error) = pidfd.send_signal(signal) {
@@ -129,21 +103,10 @@ fn signal_all(workers: &HashMap<ProcessKey, Worker>, signal: i32) {
 }
 
 /// Says how a worker ended, and takes it off the list and out of the system.
-async fn report(workers: &mut HashMap<ProcessKey, Worker>, exit: kmonitor::Exit) -> Result<()> {
+async fn report(workers: &mut HashMap<ProcessKey, Worker>, exit: Exit) -> Result<()> {
     if let Some(mut worker) = workers.remove(&exit.process) {
         info!("worker {} {}", worker.number, exit.status);
         worker.child.wait().await?; // Watching reaps nobody.
     }
     Ok(())
-}
-
-/// What a worker does: nothing, until it is told to stop or the service is gone.
-async fn work(signals: &mut Signals) -> Result<ExitCode> {
-    std::thread::spawn(|| {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        std::process::exit(1); // The service holds the other end of our stdin.
-    });
-    println!("ready");
-    signals.next().await;
-    Ok(ExitCode::SUCCESS)
 }
