@@ -6,10 +6,22 @@
 )]
 
 mod api;
+mod child;
+mod elsewhere;
+mod identity;
 mod idle;
+mod isolation;
 mod many;
 mod oracle;
+mod patience;
+mod replay;
+mod restricted;
+mod sources;
 mod thread_groups;
+mod world;
 
 /// The program that forces the hazards.
 const HAZARD: &str = env!("CARGO_BIN_EXE_hazard");
+
+/// The program that does what a test says.
+const PUPPET: &str = env!("CARGO_BIN_EXE_puppet");

@@ -7,6 +7,7 @@
 //! * [`driver`]: starts `hazard` from a test and speaks its protocol;
 //! * [`puppets`]: processes that do what a test says, and [`puppet`], their
 //!   program;
+//! * [`restricted`]: without `pidfd_open`;
 //! * [`reuse`]: a child with exactly the pid one wants;
 //! * [`isolation`]: commands as another user or in other namespaces;
 //! * [`rng`]: a seeded generator whose seed is printed.
@@ -17,6 +18,7 @@ pub mod hazard;
 pub mod isolation;
 pub mod puppet;
 pub mod puppets;
+pub mod restricted;
 pub mod reuse;
 pub mod rng;
 pub mod scenario;
@@ -29,6 +31,7 @@ mod sys;
 pub use driver::{Hazard, RunningHazard, StormReport, storm};
 pub use isolation::{in_unshare, run_as_nobody};
 pub use puppets::Puppets;
+pub use restricted::without_pidfd_open;
 pub use reuse::{HeldPid, set_next_pid, spawn_with_pid};
 pub use rng::Rng;
 pub use scenario::Scenario;

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use rustix::process::{Pid, WaitOptions, waitpid};
 
+use crate::rng::Rng;
 use crate::sys;
 
 /// Makes `pid` the next one that the kernel hands out in this pid namespace,
@@ -60,6 +61,29 @@ impl HeldPid {
             gate,
             waited: false,
         })
+    }
+
+    /// Creates a child whose pid nobody else is about to get: far from where the
+    /// kernel's counter is.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`], but for EEXIST.
+    pub fn spawn_far_away(rng: &mut Rng) -> io::Result<Self> {
+        // Below, the kernel does not come by again.
+        const LOW: u64 = 300;
+        let max = fs::read_to_string("/proc/sys/kernel/pid_max")?;
+        let max: u64 = max.trim().parse().map_err(io::Error::other)?;
+        let round = max.saturating_sub(LOW).max(4);
+        let here = u64::from(std::process::id());
+        for _ in 0..1000 {
+            let pid = LOW + (here + round / 2 + rng.below(round / 4)) % round;
+            match i32::try_from(pid).map(Self::spawn) {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Ok(result) => return result,
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 
     /// The pid asked for.

@@ -156,3 +156,49 @@ pub(crate) fn alarm(seconds: u32) {
     // SAFETY: takes an integer.
     unsafe { libc::alarm(seconds) };
 }
+
+/// A seccomp filter for the calling thread, and for what it starts from now on,
+/// by which `pidfd_open` fails with `errno`. It stays.
+pub(crate) fn forbid_pidfd_open(errno: c_int) -> io::Result<()> {
+    // Or else only a privileged user may install a filter.
+    rustix::thread::set_no_new_privs(true)?;
+    let statement = |code: u32, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let mut filter = [
+        // The number of the system call is the first word of seccomp_data.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        libc::sock_filter {
+            jf: 1,
+            ..statement(
+                libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+                libc::SYS_pidfd_open as u32,
+            )
+        },
+        statement(
+            libc::BPF_RET | libc::BPF_K,
+            libc::SECCOMP_RET_ERRNO | errno as u32,
+        ),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: `program` points to as many valid instructions as it says, and the
+    // kernel copies them before it returns.
+    let result = unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

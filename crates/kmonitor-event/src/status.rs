@@ -95,6 +95,21 @@ impl Status {
         self.known().and_then(|status| status.signal())
     }
 
+    /// What a shell would set `$?` to: the exit code, or 128 and the signal.
+    ///
+    /// ```
+    /// use kmonitor_event::{Status, StatusSource};
+    /// let killed = Status::from_raw(9, StatusSource::Event);
+    /// assert_eq!(killed.shell_code(), Some(137));
+    /// ```
+    #[must_use]
+    pub fn shell_code(&self) -> Option<u8> {
+        let code = self
+            .code()
+            .or_else(|| self.signal().map(|signal| 128 + signal))?;
+        u8::try_from(code).ok()
+    }
+
     /// Whether the process is known to have exited with code 0.
     #[must_use]
     pub fn success(&self) -> bool {

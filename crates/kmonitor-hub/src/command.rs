@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kmonitor_event::{EventMask, ProcessKey, ProcessRef};
-use kmonitor_source::WatchError;
+use kmonitor_source::{Identity, WatchError};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::error::{Closed, SubscribeError};
@@ -101,6 +101,7 @@ impl Drop for SubscriptionLease {
 /// A watch's place, given back when dropped.
 pub(crate) struct WatchLease {
     pub(crate) key: ProcessKey,
+    pub(crate) identity: Identity,
     pub(crate) latch: Arc<Latch>,
     pub(crate) sweep: Arc<Sweep>,
 }

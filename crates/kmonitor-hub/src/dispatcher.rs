@@ -322,7 +322,9 @@ impl Dispatcher {
         for _ in 0..DRAIN_BATCHES_MAX {
             let source = &mut self.source;
             let facts = &mut self.facts;
-            let poll = std::future::poll_fn(|cx| Poll::Ready(source.poll_batch(cx, facts))).await;
+            let look = std::future::poll_fn(|cx| Poll::Ready(source.poll_batch(cx, facts)));
+            // A spent budget would pass for an empty queue.
+            let poll = tokio::task::unconstrained(look).await;
             self.take_in();
             match poll {
                 Poll::Pending => break,

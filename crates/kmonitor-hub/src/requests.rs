@@ -32,7 +32,6 @@ enum Request {
     },
     Watch {
         lease: WatchLease,
-        identity: Identity,
         reply: Reply<Result<WatchLease, WatchError>>,
     },
 }
@@ -68,11 +67,7 @@ impl Dispatcher {
                     pidfd: _held_until_here,
                     reply,
                 } => match self.begin_watch(process) {
-                    Ok((lease, identity)) => requests.push(Request::Watch {
-                        lease,
-                        identity,
-                        reply,
-                    }),
+                    Ok(lease) => requests.push(Request::Watch { lease, reply }),
                     Err(error) => answer(reply, Err(error)),
                 },
                 Command::Remove { id, process, reply } => {
@@ -120,12 +115,8 @@ impl Dispatcher {
                     }
                     scanned.push(Box::new(|| answer(reply, added)));
                 }
-                Request::Watch {
-                    lease,
-                    identity,
-                    reply,
-                } => {
-                    let watched = self.adopt_watched(&listening, lease.key, identity);
+                Request::Watch { lease, reply } => {
+                    let watched = self.adopt_watched(&listening, lease.key, lease.identity);
                     if watched.is_err() {
                         self.router.remove_watch(lease.key, &lease.latch);
                     }
@@ -214,7 +205,7 @@ impl Dispatcher {
         self.identify_all(&[process], id, membership)
     }
 
-    fn begin_watch(&mut self, process: ProcessRef) -> Result<(WatchLease, Identity), WatchError> {
+    fn begin_watch(&mut self, process: ProcessRef) -> Result<WatchLease, WatchError> {
         self.source
             .capabilities()
             .serve(Scope::Named, EventMask::EXIT)?;
@@ -223,12 +214,12 @@ impl Dispatcher {
         let latch = Arc::new(Latch::default());
         self.router.add_watch(key, Arc::clone(&latch));
         self.want(key, identity);
-        let lease = WatchLease {
+        Ok(WatchLease {
             key,
+            identity,
             latch,
             sweep: Arc::clone(&self.sweep),
-        };
-        Ok((lease, identity))
+        })
     }
 
     fn identify_all(

@@ -22,18 +22,16 @@ pub(crate) struct Scan {
 impl Scan {
     /// Notes deaths within the trees while they were being read.
     pub(crate) fn inspect(&mut self, fact: &Fact, tracker: &Tracker, router: &Router) {
-        let FactKind::TaskExited {
-            process,
-            tid,
-            parent,
-            ..
-        } = fact.kind
-        else {
-            return;
+        let (process, parent) = match fact.kind {
+            FactKind::TaskExited {
+                process,
+                tid,
+                parent,
+                ..
+            } if tid.is_leader_of(process) => (process, parent),
+            FactKind::GroupDead { process, .. } => (process, None),
+            _ => return,
         };
-        if !tid.is_leader_of(process) {
-            return;
-        }
         let member = |id: SubscriptionId, pid: Pid| {
             let key = tracker.key_of(pid);
             key.is_some_and(|key| router.has_member(id, key))

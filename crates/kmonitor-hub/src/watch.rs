@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use kmonitor_event::{Exit, ProcessKey};
-use kmonitor_source::{Identity, ProcessProbe, WatchError};
+use kmonitor_source::{ProcessProbe, WatchError};
 
 use crate::command::WatchLease;
 use crate::latch::Stage;
@@ -68,11 +68,7 @@ impl Watch {
     /// Can be dropped and called again.
     pub async fn reaped(&mut self) -> Result<Exit, WatchError> {
         let mut exit = self.exited().await?;
-        let Some(inode) = self.lease.key.inode() else {
-            // Only an inode finds the process again for sure.
-            return self.settled().await;
-        };
-        let identity = Identity::Inode(inode);
+        let identity = self.lease.identity;
         let status = self.probe.reaped(self.lease.key.pid(), identity).await?;
         if let Ok(settled) = self.settled().await {
             exit = settled;
@@ -108,6 +104,16 @@ impl IntoFuture for Watch {
 
     fn into_future(mut self) -> Self::IntoFuture {
         Box::pin(async move { self.settled().await })
+    }
+}
+
+/// Waits as [`Watch::settled`] does, and leaves the watch to be asked again.
+impl<'a> IntoFuture for &'a mut Watch {
+    type Output = Result<Exit, WatchError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.settled())
     }
 }
 

@@ -15,7 +15,8 @@ pub enum Identity {
     /// The inode of its pidfd: unique until the next boot (Linux 6.9).
     Inode(NonZeroU64),
     /// Its start time, in clock ticks since boot: two processes that had the
-    /// same pid within one tick (10 ms) look the same.
+    /// same pid within one tick (10 ms) look the same. The hub only compares it,
+    /// so a source of one's own may put any number here that serves the purpose.
     StartTime(u64),
 }
 

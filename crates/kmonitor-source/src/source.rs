@@ -30,7 +30,8 @@ pub trait EventSource: Send {
     /// Ready when that is in force: no fact that `interest` asks for and that
     /// happens later is missed. A source may deliver more than it was asked for,
     /// but with an empty interest it must not listen. Facts that arrive
-    /// meanwhile are kept for [`poll_batch`](Self::poll_batch).
+    /// meanwhile are kept for [`poll_batch`](Self::poll_batch). What is still
+    /// queued when the interest becomes empty may be dropped.
     ///
     /// # Errors
     /// The kernel refused, or did not answer in time. The source is then as
@@ -43,7 +44,8 @@ pub trait EventSource: Send {
 
     /// Appends the facts that are there, at least one and at most
     /// [`BATCH_FACTS_MAX`]; pending where there is none, which also says that
-    /// the kernel's queue was drained to empty.
+    /// the kernel's queue was drained to empty. (So a source must not be pending
+    /// because a tokio resource has spent the task's budget.)
     ///
     /// A loss is a fact ([`FactKind::Lost`](crate::FactKind::Lost)), not an error.
     ///
