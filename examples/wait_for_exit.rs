@@ -31,9 +31,7 @@ async fn main() -> ExitCode {
             Ok(exit) => {
                 println!("{exit}");
                 if names.len() == 1 {
-                    let status = exit.status;
-                    let signalled = status.signal().map(|signal| 128 + signal);
-                    code = status.code().or(signalled).unwrap_or(125);
+                    code = exit.status.shell_code().unwrap_or(125);
                 }
             }
             // Gone already, a thread, no number: the message says which.
@@ -43,5 +41,5 @@ async fn main() -> ExitCode {
             }
         }
     }
-    ExitCode::from(u8::try_from(code).unwrap_or(1))
+    ExitCode::from(code)
 }

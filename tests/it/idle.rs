@@ -4,30 +4,16 @@ use std::process::Command;
 
 use kmonitor::{EventMask, Filter, Hub, SourceKind};
 
-/// How many connector sockets of this process are in the multicast group that
-/// process events are sent to (`/proc/net/netlink`: protocol 11, group bit 1).
-fn listening_sockets() -> usize {
-    let mine = own_sockets();
-    let table = std::fs::read_to_string("/proc/self/net/netlink").unwrap();
-    let joined = |line: &&str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, protocol, _, groups, .., inode] = fields[..] else {
-            return false;
-        };
-        let groups = u32::from_str_radix(groups, 16).unwrap_or(0);
-        protocol == "11" && groups & 1 == 1 && mine.contains(&inode.to_owned())
-    };
-    table.lines().skip(1).filter(joined).count()
-}
+use crate::netlink::own_connector_sockets;
 
-fn own_sockets() -> Vec<String> {
-    let links = std::fs::read_dir("/proc/self/fd").unwrap();
-    let targets = links.filter_map(|link| std::fs::read_link(link.ok()?.path()).ok());
-    let inode = |target: std::path::PathBuf| {
-        let text = target.to_str()?.to_owned();
-        Some(text.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
-    };
-    targets.filter_map(inode).collect()
+/// How many connector sockets of this process are in the multicast group that
+/// process events are sent to.
+fn listening_sockets() -> usize {
+    let sockets = own_connector_sockets();
+    sockets
+        .iter()
+        .filter(|socket| socket.groups & 1 == 1)
+        .count()
 }
 
 /// Runs apart from the other tests, in a process of its own, because it counts

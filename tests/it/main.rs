@@ -6,18 +6,22 @@
 )]
 
 mod api;
+mod bad_input;
 mod child;
 mod elsewhere;
 mod identity;
 mod idle;
 mod isolation;
 mod many;
+mod netlink;
 mod oracle;
 mod patience;
 mod replay;
 mod restricted;
 mod sources;
 mod thread_groups;
+mod tmp_listing;
+mod tree;
 mod world;
 
 /// The program that forces the hazards.

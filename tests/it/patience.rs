@@ -1,6 +1,5 @@
 //! Waiting with a bound: what does not come fails its test, and hangs nothing.
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
@@ -26,8 +25,8 @@ pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) 
 }
 
 /// Whether a future has nothing to give yet.
-pub(crate) fn is_pending<T>(future: impl Future<Output = T>) -> bool {
-    future.now_or_never().is_none()
+pub(crate) fn is_pending<T>(future: impl IntoFuture<Output = T>) -> bool {
+    future.into_future().now_or_never().is_none()
 }
 
 /// The next event, which must come.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use kmonitor::pidfd::Mechanism;
 use kmonitor::source::StartErrorKind;
-use kmonitor::{EventKind, EventMask, Filter, Hub, OpenError, Pid, SourceKind, StatusSource};
+use kmonitor::{EventKind, EventMask, Filter, Hub, OpenError, Pid, SourceKind};
 use kmonitor_tests::{Hazard, Puppets, Scenario, in_unshare, without_pidfd_open};
 use rustix::io::Errno;
 
@@ -99,7 +99,7 @@ fn where_no_source_works_both_reasons_are_told() {
     );
 }
 
-/// The reports carry the status, so nothing has to be held.
+/// The reports and `/proc` tell the status, and nothing is held.
 #[test]
 #[ignore = "needs the proc connector: initial namespaces"]
 fn a_hub_on_the_connector_does_without_pidfds() {
@@ -117,14 +117,7 @@ fn a_hub_on_the_connector_does_without_pidfds() {
             puppets.exit(pid.as_raw(), 7).unwrap();
             let exit = soon("the watch", watch.settled()).await.unwrap();
             assert_eq!(exit.status.code(), Some(7));
-            let events = rest(&mut stream).await;
-            assert_eq!(only_exit(&events), Some(7 << 8));
-            let told_by = |status| match status {
-                Some(kmonitor::Status::Known { source, .. }) => source,
-                other => panic!("{other:?}"),
-            };
-            let source = told_by(exit_status(&events[0]));
-            assert_eq!(source, StatusSource::Event);
+            assert_eq!(only_exit(&rest(&mut stream).await), Some(7 << 8));
             puppets.reap(pid.as_raw()).unwrap();
             soon("the reaping", watch.reaped()).await.unwrap();
             let gone = hub.watch(pid).await.unwrap_err();
