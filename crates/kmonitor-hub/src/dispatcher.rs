@@ -114,6 +114,7 @@ impl Dispatcher {
         // Whatever was queued when the end came still counts.
         self.facts.append(&mut facts);
         self.take_in();
+        self.track(Tracker::settle_all);
         let reason = match &end {
             End::Abandoned | End::Closed(_) => "it was closed".to_owned(),
             End::Failed(SourceError::Ended) => SourceError::Ended.to_string(),
@@ -136,7 +137,10 @@ impl Dispatcher {
         let sweep = Arc::clone(&self.sweep);
         loop {
             let listening = !self.interest.is_empty();
-            let deadline = self.tracker.next_deadline().map(|at| self.started + at);
+            let deadline = self
+                .tracker
+                .next_deadline()
+                .and_then(|at| self.started.checked_add(at));
             let turn = tokio::select! {
                 biased;
                 count = self.commands.recv_many(&mut commands, COMMANDS_PER_TURN) => {
@@ -149,20 +153,23 @@ impl Dispatcher {
                     self.sweep_up();
                     Ok(())
                 }
+                // Before the source, which may always have more.
+                Some((key, told)) = self.reapings.next(), if !self.reapings.is_empty() => {
+                    self.reaping_told(key, told);
+                    Ok(())
+                }
                 read = read(&mut self.source, &mut self.facts), if listening => {
                     // A source may always have more: others on this runtime
                     // get their turn in between.
                     tokio::task::yield_now().await;
                     read
                 }
-                Some((key, told)) = self.reapings.next(), if !self.reapings.is_empty() => {
-                    self.reaping_told(key, told);
-                    Ok(())
-                }
                 () = tokio::time::sleep_until(deadline.unwrap_or(self.started)),
                     if deadline.is_some() => Ok(()),
-                () = std::future::ready(()), if self.tracker.needs_recheck() => Ok(()),
+                () = tokio::task::yield_now(), if self.tracker.needs_recheck() => Ok(()),
             };
+            // Whoever keeps sending commands must not keep this from being done.
+            self.sweep_up();
             self.take_in();
             self.track(|tracker, cx| {
                 tracker.expire(cx);
@@ -230,12 +237,18 @@ impl Dispatcher {
                 }
             }));
         }
-        for key in self.router.take_orphaned() {
+        let orphaned = self.router.take_orphaned();
+        let narrower = !orphaned.is_empty();
+        for key in orphaned {
             if !self.router.routes_to(key) {
                 self.tracker.forget(key);
                 self.interest.forget(key);
                 self.interest_changed = true;
             }
+        }
+        if narrower {
+            // The last of a tree may have gone.
+            self.broaden();
         }
         self.router.wake();
     }
@@ -252,7 +265,11 @@ impl Dispatcher {
     }
 
     fn sweep_up(&mut self) {
-        for dropped in self.sweep.take() {
+        let dropped = self.sweep.take();
+        if dropped.is_empty() {
+            return;
+        }
+        for dropped in dropped {
             match dropped {
                 Dropped::Subscription(id) => self.router.remove(id),
                 Dropped::Watch(key, latch) => self.router.remove_watch(key, &latch),
@@ -310,6 +327,20 @@ impl Dispatcher {
         std::future::poll_fn(|cx| source.poll_interest(cx, interest)).await?;
         self.interest.settle();
         self.interest_changed = false;
+        if self.interest.is_empty() {
+            // What nobody read by now must not reach who subscribes next.
+            for _ in 0..DRAIN_BATCHES_MAX {
+                let source = &mut self.source;
+                let facts = &mut self.facts;
+                let look = std::future::poll_fn(|cx| Poll::Ready(source.poll_batch(cx, facts)));
+                let poll = tokio::task::unconstrained(look).await;
+                self.facts.clear();
+                match poll {
+                    Poll::Pending => break,
+                    Poll::Ready(read) => read?,
+                }
+            }
+        }
         Ok(())
     }
 
@@ -359,6 +390,20 @@ impl Dispatcher {
         let events = (wanted | TRACKING) & caps.events;
         self.interest.want(key, events, Some(identity));
         self.interest_changed = true;
+    }
+}
+
+/// However the dispatcher ends (a source that panics, a runtime that is shut
+/// down), nobody waits for it for ever.
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        let reason = self
+            .ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(|| "its task was stopped".to_owned())
+            .clone();
+        self.router.close(&reason);
     }
 }
 

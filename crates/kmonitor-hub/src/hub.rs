@@ -143,7 +143,11 @@ impl Hub {
             reply,
         });
         match asked.await {
-            Ok(lease) => Ok(Watch::new(lease?, Arc::clone(&self.shared.probe))),
+            Ok(lease) => Ok(Watch::new(
+                lease?,
+                Arc::clone(&self.shared.probe),
+                self.line.clone(),
+            )),
             Err(Closed { reason }) => Err(WatchError::HubClosed { reason }),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use futures::task::AtomicWaker;
-use kmonitor_event::Exit;
+use kmonitor_event::{Exit, Status, UnknownReason};
 
 /// Shared by the dispatcher and one watch.
 #[derive(Default)]
@@ -55,7 +55,18 @@ impl Latch {
     }
 
     pub(crate) fn close(&self, reason: &str) {
-        self.advance(Stage::Closed(reason.to_owned()));
+        let dead = match &*self.lock() {
+            Stage::Dead(exit) => Some(*exit),
+            _ => None,
+        };
+        // A death that was told stays told.
+        self.advance(match dead {
+            Some(mut exit) => {
+                exit.status = Status::Unknown(UnknownReason::NotReaped);
+                Stage::Settled(exit)
+            }
+            None => Stage::Closed(reason.to_owned()),
+        });
     }
 
     /// The stage, once `reached` says that it will do.

@@ -61,7 +61,7 @@ impl Queue {
         }) = event.kind
         {
             let sum = match state.kernel_loss {
-                Some((earlier, _)) => earlier.zip(count).map(|(a, b)| a + b),
+                Some((earlier, _)) => earlier.zip(count).map(|(a, b)| a.saturating_add(b)),
                 None => count,
             };
             state.kernel_loss = Some((sum, event.time));

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use kmonitor_event::{EventMask, ProcessKey, ProcessRef};
+use kmonitor_event::{EventMask, Pid, ProcessKey, ProcessRef};
 use kmonitor_source::{Identity, ProbeError, Scope, SourceError, WatchError};
 
 use crate::command::{Command, Reply, SubscriptionLease, WatchLease};
@@ -28,6 +28,13 @@ enum Request {
     Add {
         id: SubscriptionId,
         members: Vec<(ProcessKey, Identity)>,
+        /// Whether the subscription had it before.
+        had: bool,
+        reply: Reply<Result<(), SubscribeError>>,
+    },
+    SetMask {
+        id: SubscriptionId,
+        before: EventMask,
         reply: Reply<Result<(), SubscribeError>>,
     },
     Watch {
@@ -59,7 +66,12 @@ impl Dispatcher {
                     follow,
                     reply,
                 } => match self.begin_add(id, process, follow) {
-                    Ok(members) => requests.push(Request::Add { id, members, reply }),
+                    Ok((members, had)) => requests.push(Request::Add {
+                        id,
+                        members,
+                        had,
+                        reply,
+                    }),
                     Err(error) => answer(reply, Err(error)),
                 },
                 Command::Watch {
@@ -74,10 +86,10 @@ impl Dispatcher {
                     let removed = self.remove(id, process);
                     answer(reply, Ok(removed));
                 }
-                Command::SetMask { id, events, reply } => {
-                    let set = self.set_mask(id, events);
-                    answer(reply, set);
-                }
+                Command::SetMask { id, events, reply } => match self.set_mask(id, events) {
+                    Ok(before) => requests.push(Request::SetMask { id, before, reply }),
+                    Err(error) => answer(reply, Err(error)),
+                },
                 Command::Stats { reply } => answer(reply, self.stats()),
                 Command::Close { reply } => stop = Err(Stop::Closed(reply)),
             }
@@ -104,11 +116,24 @@ impl Dispatcher {
                     }
                     scanned.push(Box::new(|| answer(reply, added.map(|()| lease))));
                 }
-                Request::Add { id, members, reply } => {
+                Request::SetMask { id, before, reply } => {
+                    let set = self.adopt_all(&listening, &[]);
+                    if set.is_err() && self.router.contains(id) {
+                        self.router.set_mask(id, before);
+                        self.want_all(id);
+                    }
+                    answer(reply, set);
+                }
+                Request::Add {
+                    id,
+                    members,
+                    had,
+                    reply,
+                } => {
                     let added = self.adopt_all(&listening, &members);
                     if added.is_ok() {
                         followers.extend(self.roots_to_scan(id, &members));
-                    } else {
+                    } else if !had {
                         for (key, _) in &members {
                             self.router.remove_member(id, *key);
                         }
@@ -116,7 +141,7 @@ impl Dispatcher {
                     scanned.push(Box::new(|| answer(reply, added)));
                 }
                 Request::Watch { lease, reply } => {
-                    let watched = self.adopt_watched(&listening, lease.key, lease.identity);
+                    let watched = self.adopt_watched(&listening, lease.key);
                     if watched.is_err() {
                         self.router.remove_watch(lease.key, &lease.latch);
                     }
@@ -191,9 +216,9 @@ impl Dispatcher {
         id: SubscriptionId,
         process: ProcessRef,
         follow: bool,
-    ) -> Result<Vec<(ProcessKey, Identity)>, SubscribeError> {
+    ) -> Result<(Vec<(ProcessKey, Identity)>, bool), SubscribeError> {
         if !self.router.contains(id) || self.router.is_host(id) {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), false));
         }
         let scope = if follow { Scope::Tree } else { Scope::Named };
         let events = self.router.mask(id);
@@ -202,7 +227,13 @@ impl Dispatcher {
             follow,
             forks_only: false,
         };
-        self.identify_all(&[process], id, membership)
+        let mut had = false;
+        let identity = self.identify(process)?;
+        let key = self.reserve(process.pid, identity);
+        had |= self.router.has_member(id, key);
+        self.router.add_member(id, key, membership);
+        self.want(key, identity);
+        Ok((vec![(key, identity)], had))
     }
 
     fn begin_watch(&mut self, process: ProcessRef) -> Result<WatchLease, WatchError> {
@@ -210,7 +241,7 @@ impl Dispatcher {
             .capabilities()
             .serve(Scope::Named, EventMask::EXIT)?;
         let identity = self.identify(process)?;
-        let key = self.tracker.reserve(process.pid, identity);
+        let key = self.reserve(process.pid, identity);
         let latch = Arc::new(Latch::default());
         self.router.add_watch(key, Arc::clone(&latch));
         self.want(key, identity);
@@ -231,7 +262,7 @@ impl Dispatcher {
         let mut members = Vec::with_capacity(processes.len());
         for process in processes {
             let identity = self.identify(*process)?;
-            let key = self.tracker.reserve(process.pid, identity);
+            let key = self.reserve(process.pid, identity);
             self.router.add_member(id, key, membership);
             self.want(key, identity);
             members.push((key, identity));
@@ -260,8 +291,8 @@ impl Dispatcher {
         if let Err(error) = listening {
             return Err(SubscribeError::Source(Arc::clone(error)));
         }
-        for (key, identity) in members {
-            self.adopt(*key, *identity)?;
+        for (key, _) in members {
+            self.adopt(*key)?;
         }
         Ok(())
     }
@@ -270,7 +301,6 @@ impl Dispatcher {
         &mut self,
         listening: &Result<(), Arc<SourceError>>,
         key: ProcessKey,
-        identity: Identity,
     ) -> Result<(), WatchError> {
         if let Err(error) = listening {
             return Err(WatchError::Io {
@@ -278,12 +308,16 @@ impl Dispatcher {
                 source: std::io::Error::other(Arc::clone(error)),
             });
         }
-        self.adopt(key, identity)?;
+        self.adopt(key)?;
         Ok(())
     }
 
-    pub(super) fn adopt(&mut self, key: ProcessKey, identity: Identity) -> Result<(), ProbeError> {
-        self.track(|tracker, cx| tracker.adopt(key, identity, cx))
+    pub(super) fn adopt(&mut self, key: ProcessKey) -> Result<(), ProbeError> {
+        self.track(|tracker, cx| tracker.adopt(key, cx))
+    }
+
+    pub(super) fn reserve(&mut self, pid: Pid, identity: Identity) -> ProcessKey {
+        self.track(|tracker, cx| tracker.reserve(pid, identity, cx))
     }
 
     fn remove(&mut self, id: SubscriptionId, process: ProcessRef) -> bool {
@@ -291,18 +325,37 @@ impl Dispatcher {
             return false;
         }
         let named = |key: &ProcessKey| {
-            key.pid() == process.pid && (process.inode.is_none() || process.inode == key.inode())
+            if key.pid() != process.pid || process.inode.is_none() {
+                return key.pid() == process.pid;
+            }
+            // Who was born before our eyes has an inode that nobody asked for yet.
+            let known = self.tracker.identity_of(*key).and_then(|it| it.inode());
+            let inode = key.inode().or(known).or_else(|| {
+                let live = self.tracker.key_of(key.pid()) == Some(*key);
+                let found = live.then(|| self.probe.identify(key.pid()).ok())?;
+                found?.inode()
+            });
+            process.inode == inode
         };
-        let found = self.router.members(id).find(named);
-        found.is_some_and(|key| self.router.remove_member(id, key))
+        // A pid may name its former owner as well, whose status is still due.
+        let found: Vec<_> = self.router.members(id).filter(named).collect();
+        let removed = found
+            .into_iter()
+            .map(|key| self.router.remove_member(id, key));
+        removed.fold(false, |any, had| any | had)
     }
 
-    fn set_mask(&mut self, id: SubscriptionId, events: EventMask) -> Result<(), SubscribeError> {
+    /// Selects other events. Those before.
+    fn set_mask(
+        &mut self,
+        id: SubscriptionId,
+        events: EventMask,
+    ) -> Result<EventMask, SubscribeError> {
         if events.is_empty() {
             return Err(SubscribeError::NoEvents);
         }
         if !self.router.contains(id) {
-            return Ok(());
+            return Ok(events);
         }
         let scope = match (self.router.is_host(id), self.router.follows(id)) {
             (true, _) => Scope::Host,
@@ -310,14 +363,19 @@ impl Dispatcher {
             (false, false) => Scope::Named,
         };
         self.source.capabilities().serve(scope, events)?;
+        let before = self.router.mask(id);
         self.router.set_mask(id, events);
+        self.want_all(id);
+        Ok(before)
+    }
+
+    fn want_all(&mut self, id: SubscriptionId) {
         let members: Vec<_> = self.router.members(id).collect();
         for key in members {
             if let Some(identity) = self.tracker.identity_of(key) {
                 self.want(key, identity);
             }
         }
-        Ok(())
     }
 }
 

@@ -65,6 +65,13 @@ struct Subscription {
     touched: bool,
 }
 
+impl Subscription {
+    /// Whether it has nothing left to wait for.
+    fn is_bereft(&self) -> bool {
+        self.members.is_empty() && !self.host && !self.keep_open
+    }
+}
+
 /// The index, and the queues at its ends.
 #[derive(Default)]
 pub(crate) struct Router {
@@ -180,6 +187,13 @@ impl Router {
         self.contains(id) && self.subscriptions[id.slot].members.contains(&key)
     }
 
+    /// Whether a process belongs to a subscription together with its children.
+    pub(crate) fn follows_from(&self, id: SubscriptionId, key: ProcessKey) -> bool {
+        let routes = self.index.get(&key).into_iter();
+        let mut routes = routes.flat_map(|routes| &routes.subscriptions);
+        routes.any(|route| route.subscription == id && route.membership.follow)
+    }
+
     pub(crate) fn set_mask(&mut self, id: SubscriptionId, mask: EventMask) {
         self.subscriptions[id.slot].mask = mask;
         self.update_host_mask();
@@ -235,7 +249,7 @@ impl Router {
     /// Ends a subscription that has nothing left to wait for.
     pub(crate) fn end_if_bereft(&mut self, id: SubscriptionId) {
         let subscription = &self.subscriptions[id.slot];
-        if subscription.members.is_empty() && !subscription.host && !subscription.keep_open {
+        if subscription.is_bereft() {
             subscription.queue.end();
         }
     }
@@ -289,7 +303,8 @@ impl Router {
 
     /// What the subscriptions that follow trees want; `None` if there are none.
     pub(crate) fn trees_want(&self) -> Option<EventMask> {
-        let masks = self.trees.iter().map(|id| self.subscriptions[id.slot].mask);
+        let trees = self.trees.iter().map(|id| &self.subscriptions[id.slot]);
+        let masks = trees.filter(|it| !it.members.is_empty()).map(|it| it.mask);
         masks.reduce(|all, mask| all | mask)
     }
 
@@ -367,8 +382,7 @@ impl Sink for Router {
         !followers.is_empty()
     }
 
-    fn event(&mut self, event: &Event) {
-        self.counts.events += 1;
+    fn event_by_name(&mut self, event: &Event) {
         let mask = event.kind.mask();
         if let Some(routes) = event.process.and_then(|key| self.index.get(&key)) {
             let is_fork = matches!(event.kind, EventKind::Fork { .. });
@@ -383,6 +397,12 @@ impl Sink for Router {
                 self.deliver(id, event);
             }
         }
+    }
+
+    fn event(&mut self, event: &Event) {
+        self.counts.events += 1;
+        self.event_by_name(event);
+        let mask = event.kind.mask();
         if self.host_mask.intersects(mask) {
             for at in 0..self.host.len() {
                 let id = self.host[at];
@@ -423,11 +443,17 @@ impl Sink for Router {
 
     fn lost(&mut self, lost: Lost, time: Timestamp) {
         match lost.count {
-            Some(count) => self.counts.lost_by_kernel += count,
+            Some(count) => {
+                self.counts.lost_by_kernel = self.counts.lost_by_kernel.saturating_add(count);
+            }
             None => self.counts.losses_uncounted += 1,
         }
         let event = Event::new(time, None, EventKind::Lost(lost));
         for (_, subscription) in &self.subscriptions {
+            // Whose stream has ended misses nothing.
+            if subscription.is_bereft() {
+                continue;
+            }
             subscription.queue.push(&event);
             subscription.queue.wake();
         }

@@ -1,13 +1,14 @@
 //! Finding the descendants that a process has already.
 //!
 //! The source listens before the look begins, so whoever is forked during it is
-//! reported. What a look can miss is a process whose parent died while `/proc`
-//! was being read: it was handed to another parent, and nothing tells whose it
-//! was. That cannot be mended, but it is noticed, and told.
+//! reported. What a look can miss is a process whose parent was dead or died
+//! while `/proc` was being read: it was handed to another parent, and nothing
+//! tells whose it was. That cannot be mended, but it is noticed, by finding a
+//! member dead or by the report of its death, and told.
 
 use kmonitor_event::{Event, EventKind, Pid, ProcessKey};
 use kmonitor_source::{Fact, FactKind};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::dispatcher::{Dispatcher, Stop};
 use crate::router::{Membership, Router, SubscriptionId};
@@ -17,12 +18,18 @@ use crate::tracker::Tracker;
 pub(crate) struct Scan {
     roots: Vec<(SubscriptionId, ProcessKey)>,
     incomplete: Vec<(SubscriptionId, ProcessKey)>,
+    /// Who was born since the look began.
+    born: FxHashSet<Pid>,
 }
 
 impl Scan {
     /// Notes deaths within the trees while they were being read.
     pub(crate) fn inspect(&mut self, fact: &Fact, tracker: &Tracker, router: &Router) {
         let (process, parent) = match fact.kind {
+            FactKind::Forked { child, .. } => {
+                self.born.insert(child);
+                return;
+            }
             FactKind::TaskExited {
                 process,
                 tid,
@@ -32,6 +39,11 @@ impl Scan {
             FactKind::GroupDead { process, .. } => (process, None),
             _ => return,
         };
+        // Who was reaped before its exit was reported has no parent any more. If
+        // it is older than the look and was not in the table, it may have been
+        // anybody's child. (Who is younger was made a member at its birth.)
+        let anybodys =
+            parent.is_none() && tracker.key_of(process).is_none() && !self.born.contains(&process);
         let member = |id: SubscriptionId, pid: Pid| {
             let key = tracker.key_of(pid);
             key.is_some_and(|key| router.has_member(id, key))
@@ -40,12 +52,22 @@ impl Scan {
         let incomplete = &mut self.incomplete;
         for root in roots {
             let (id, _) = *root;
-            let hit = member(id, process) || parent.is_some_and(|parent| member(id, parent));
+            let hit =
+                anybodys || member(id, process) || parent.is_some_and(|parent| member(id, parent));
             if hit && !incomplete.contains(root) {
                 incomplete.push(*root);
             }
         }
     }
+}
+
+/// What became of a process that was listed as a descendant.
+enum Descendant {
+    Taken,
+    /// It was followed before, with all that descends from it.
+    Known,
+    /// Its children, if it had any, belong to another parent now.
+    Dead,
 }
 
 impl Dispatcher {
@@ -73,8 +95,14 @@ impl Dispatcher {
             let mut parents = vec![root.pid()];
             while let Some(parent) = parents.pop() {
                 for child in children.get(&parent).into_iter().flatten() {
-                    if self.take_descendant(*id, *child) {
-                        parents.push(*child);
+                    match self.take_descendant(*id, *child) {
+                        Descendant::Taken => parents.push(*child),
+                        Descendant::Known => {}
+                        Descendant::Dead => {
+                            if !incomplete.contains(&(*id, *root)) {
+                                incomplete.push((*id, *root));
+                            }
+                        }
                     }
                 }
             }
@@ -82,6 +110,7 @@ impl Dispatcher {
         self.scan = Some(Scan {
             roots: roots.to_vec(),
             incomplete,
+            born: FxHashSet::default(),
         });
         let drained = self.drain().await;
         if let Some(scan) = self.scan.take() {
@@ -96,24 +125,31 @@ impl Dispatcher {
         drained
     }
 
-    /// Makes a process a followed member. Whether it was there to be made one.
-    fn take_descendant(&mut self, id: SubscriptionId, pid: Pid) -> bool {
+    /// Makes a process a followed member.
+    fn take_descendant(&mut self, id: SubscriptionId, pid: Pid) -> Descendant {
         let Ok(identity) = self.probe.identify(pid) else {
-            return false;
+            return Descendant::Dead;
         };
-        let key = self.tracker.reserve(pid, identity);
-        if self.router.has_member(id, key) {
-            return false;
+        let key = self.reserve(pid, identity);
+        // A member by its own name has descendants that are none yet.
+        let had = self.router.has_member(id, key);
+        if had && self.router.follows_from(id, key) {
+            return Descendant::Known;
         }
         let membership = Membership {
             follow: true,
             forks_only: false,
         };
         self.router.add_member(id, key, membership);
-        if self.adopt(key, identity).is_err() {
-            self.router.remove_member(id, key);
-            return false;
+        if self.adopt(key).is_err() {
+            if !had {
+                self.router.remove_member(id, key);
+            }
+            return Descendant::Dead;
         }
-        true
+        match self.tracker.key_of(pid) {
+            Some(alive) if alive == key => Descendant::Taken,
+            _ => Descendant::Dead,
+        }
     }
 }

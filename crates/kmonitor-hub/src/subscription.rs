@@ -21,6 +21,7 @@ use crate::error::{Closed, SubscribeError};
 ///
 /// # Cancel safety
 /// Dropping a `next()` future loses no event.
+#[must_use = "dropping a subscription ends it"]
 pub struct Subscription {
     lease: SubscriptionLease,
     /// Taken from the queue and not handed out yet.

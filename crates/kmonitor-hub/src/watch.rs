@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kmonitor_event::{Exit, ProcessKey};
 use kmonitor_source::{ProcessProbe, WatchError};
 
-use crate::command::WatchLease;
+use crate::command::{Line, WatchLease};
 use crate::latch::Stage;
 
 /// The exit of one process, as a value that stays.
@@ -16,14 +16,21 @@ use crate::latch::Stage;
 /// It cannot be lost to a full queue, an overflow in the kernel or a late poll,
 /// and holds no descriptor of its own. Awaiting it gives the exit with the best
 /// status there is. Dropping it ends the watching.
+#[must_use = "a watch that is dropped watches nothing; await it for the exit"]
 pub struct Watch {
     lease: WatchLease,
     probe: Arc<dyn ProcessProbe>,
+    /// Keeps the hub at work.
+    _line: Line,
 }
 
 impl Watch {
-    pub(crate) fn new(lease: WatchLease, probe: Arc<dyn ProcessProbe>) -> Self {
-        Self { lease, probe }
+    pub(crate) fn new(lease: WatchLease, probe: Arc<dyn ProcessProbe>, line: Line) -> Self {
+        Self {
+            lease,
+            probe,
+            _line: line,
+        }
     }
 
     /// The watched process.

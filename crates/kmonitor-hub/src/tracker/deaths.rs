@@ -11,11 +11,16 @@ use super::{Cx, Sink, Tracker};
 impl Tracker {
     /// When [`expire`](Self::expire) has something to do next.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        self.deadlines.front().map(|(deadline, _)| *deadline)
+        let death = self.deadlines.front().map(|(deadline, _)| *deadline);
+        death.into_iter().chain(self.retry_at).min()
     }
 
     /// Ends the waiting of all deaths whose time is up.
     pub(crate) fn expire(&mut self, cx: &mut Cx<'_, impl Sink>) {
+        if self.retry_at.is_some_and(|at| at <= cx.now.elapsed) {
+            self.retry_at = None;
+            self.recheck.append(&mut self.retry);
+        }
         while let Some((deadline, key)) = self.deadlines.front().copied() {
             if deadline > cx.now.elapsed {
                 return;
@@ -27,6 +32,19 @@ impl Tracker {
             {
                 self.settle(key, None, cx);
             }
+        }
+    }
+
+    /// Nothing more will come: tells all deaths that wait for a status.
+    pub(crate) fn settle_all(&mut self, cx: &mut Cx<'_, impl Sink>) {
+        let processes = self.current.values();
+        let dying: Vec<_> = processes
+            .chain(self.parked.values().flatten())
+            .filter(|process| process.dying.is_some())
+            .map(|process| process.key)
+            .collect();
+        for key in dying {
+            self.settle(key, None, cx);
         }
     }
 
@@ -92,7 +110,7 @@ impl Tracker {
             return;
         };
         let key = process.key;
-        let deadline = cx.now.elapsed + self.config.status_grace;
+        let deadline = cx.now.elapsed.saturating_add(self.config.status_grace);
         process.dying = Some(Dying { death, deadline });
         if status.is_none() || process.leaves_ghost() {
             self.deadlines.push_back((deadline, key));
@@ -170,7 +188,11 @@ impl Tracker {
         let mut event = Event::new(dying.death.time, Some(key), EventKind::Exit(status));
         event.parent = process.parent;
         event.inferred = dying.death.inferred;
-        cx.sink.event(&event);
+        if process.told_to_host {
+            cx.sink.event_by_name(&event);
+        } else {
+            cx.sink.event(&event);
+        }
         let mut exit = Exit::new(key, status, dying.death.time);
         exit.inferred = dying.death.inferred;
         cx.sink.ended(&exit);

@@ -7,6 +7,7 @@ use kmonitor_event::{
     Event, EventKind, LossOrigin, Lost, Pid, ProcessKey, Status, StatusSource, Tid, Timestamp,
 };
 use kmonitor_source::{Fact, FactKind, HeldState, ProbeError, ProcessProbe, ProcessState};
+use rustc_hash::FxHashSet;
 
 use super::process::{Codes, Death, Dying, Process};
 use super::{Cx, Doubt, Sink, Tracker, ask};
@@ -142,10 +143,12 @@ impl Tracker {
         if let Some(old) = self.current.get_mut(&child) {
             // It was found by looking before the report of its birth was read?
             // Then this is that report. Only an identity can tell.
+            // One of whom nothing but its pid is known has no story to be mixed up.
             let same = old.seeded
                 && old.dying.is_none()
-                && old.identity.is_some()
-                && !matches!(ask(old, cx.probe), Ok(ProcessState::Gone));
+                && (old.only_listed
+                    || old.identity.is_some()
+                        && !matches!(ask(old, cx.probe), Ok(ProcessState::Gone)));
             if same {
                 let identity = old.identity;
                 let held = old.held.take();
@@ -188,10 +191,10 @@ impl Tracker {
                     inferred: false,
                     reaped: true,
                 },
-                deadline: cx.now.elapsed + self.config.status_grace,
+                deadline: cx.now.elapsed.saturating_add(self.config.status_grace),
             });
-            self.deadlines
-                .push_back((cx.now.elapsed + self.config.status_grace, key));
+            let deadline = cx.now.elapsed.saturating_add(self.config.status_grace);
+            self.deadlines.push_back((deadline, key));
         }
         let held = process.held.as_ref().map(|held| held.state());
         let told_out = process.is_told_out();
@@ -263,6 +266,8 @@ impl Tracker {
                 // A straggler of a process that was told, or never known.
                 Ok(_) if unheard_of && !leader => self.remove_current(pid),
                 Ok(state) => self.bury(pid, state, time, false, cx),
+                // Out of descriptors, say: whether it lives can be asked later.
+                Err(ProbeError::Io { .. }) => self.look_later(key, Doubt::NotSeen, cx.now),
                 // Nobody may look, so the reports must do: all that are known
                 // of have come, or the leader's has and none is known to be due.
                 Err(_) if leader || told_out => {
@@ -385,12 +390,19 @@ impl Tracker {
         for key in parked {
             self.settle(key, None, cx);
         }
-        self.recheck.clear();
+        // Those that wait already come first (at the end), or losses that follow
+        // each other would keep the same ones from ever being looked at.
+        let mut waiting = std::mem::take(&mut self.recheck);
+        waiting.append(&mut self.retry);
+        self.retry_at = None;
+        let known: FxHashSet<_> = waiting.iter().map(|(key, _)| *key).collect();
         for process in self.current.values_mut() {
             process.complete = false;
-            if process.dying.is_none() {
+            if process.dying.is_none() && !known.contains(&process.key) {
                 self.recheck.push((process.key, Doubt::Loss));
             }
         }
+        let waiting = waiting.into_iter().map(|(key, _)| (key, Doubt::Loss));
+        self.recheck.extend(waiting);
     }
 }

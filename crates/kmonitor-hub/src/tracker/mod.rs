@@ -25,6 +25,8 @@ pub(crate) trait Sink {
     fn inherit(&mut self, parent: ProcessKey, child: ProcessKey) -> bool;
     /// Something happened to a tracked process.
     fn event(&mut self, event: &Event);
+    /// As [`event`](Self::event), but only for those who asked for it by name.
+    fn event_by_name(&mut self, event: &Event);
     /// A tracked process is dead; its status is not settled yet.
     fn dead(&mut self, exit: &Exit);
     /// A tracked process ended for good: comes right after its `Exit` event.
@@ -61,6 +63,9 @@ pub(crate) struct TrackerConfig {
     pub(crate) holds_max: usize,
 }
 
+/// After how long a look that failed is taken again.
+const RECHECK_RETRY: Duration = Duration::from_millis(100);
+
 /// Why a process must be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doubt {
@@ -68,6 +73,8 @@ enum Doubt {
     Loss,
     /// It was there before we listened.
     NewToUs,
+    /// It could not be looked at when its exit was reported.
+    NotSeen,
 }
 
 /// The table of processes and the rules of their deaths.
@@ -86,6 +93,9 @@ pub(crate) struct Tracker {
     deadlines: VecDeque<(Duration, ProcessKey)>,
     /// Processes to look at.
     recheck: Vec<(ProcessKey, Doubt)>,
+    /// Those that could not be looked at, and when to try again.
+    retry: Vec<(ProcessKey, Doubt)>,
+    retry_at: Option<Duration>,
     next_incarnation: u64,
     /// Whether every process of the host is tracked.
     host: bool,
@@ -102,6 +112,8 @@ impl Tracker {
             ghosts: FxHashMap::default(),
             deadlines: VecDeque::new(),
             recheck: Vec::new(),
+            retry: Vec::new(),
+            retry_at: None,
             next_incarnation: 1,
             host: false,
             holds: 0,
@@ -139,7 +151,15 @@ impl Tracker {
     }
 
     /// A key for a process that [`adopt`](Self::adopt) will be told of.
-    pub(crate) fn reserve(&mut self, pid: Pid, identity: Identity) -> ProcessKey {
+    ///
+    /// Who is asked for twice before that gets the same key. One that is never
+    /// adopted is to be forgotten again.
+    pub(crate) fn reserve(
+        &mut self,
+        pid: Pid,
+        identity: Identity,
+        cx: &mut Cx<'_, impl Sink>,
+    ) -> ProcessKey {
         if let Some(process) = self.current.get_mut(&pid)
             && process.identity.is_none_or(|own| own == identity)
         {
@@ -147,19 +167,25 @@ impl Tracker {
             process.key = process.key.with_inode(identity.inode());
             return process.key;
         }
-        self.new_key(pid).with_inode(identity.inode())
+        self.supersede(pid, cx);
+        let key = self.new_key(pid).with_inode(identity.inode());
+        let mut process = Process::found(key, Some(identity));
+        // With the whole host tracked, who is not in the table and turns out to
+        // be dead has had its exit told, or died before we listened.
+        process.told_to_host = self.host;
+        self.current.insert(pid, process);
+        key
     }
 
-    /// Tracks a process that exists already, from the moment of this call: the
-    /// source must have been made to report on it before. One that is found dead
-    /// is told to the sink like any other death.
+    /// Tracks a reserved process from the moment of this call: the source must
+    /// have been made to report on it before. One that is found dead is told to
+    /// the sink like any other death.
     ///
     /// # Errors
     /// It is gone, or may not be looked at.
     pub(crate) fn adopt(
         &mut self,
         key: ProcessKey,
-        identity: Identity,
         cx: &mut Cx<'_, impl Sink>,
     ) -> Result<(), ProbeError> {
         let pid = key.pid();
@@ -174,20 +200,13 @@ impl Tracker {
                     return Ok(());
                 }
             }
-            other => {
-                if other.is_some() {
-                    self.supersede(pid, cx);
-                }
-                self.current
-                    .insert(pid, Process::found(key, Some(identity)));
-            }
+            // It ended since it was reserved.
+            _ => return Ok(()),
         }
         self.hold(pid, cx.probe);
         match self.reseed(pid, cx.probe) {
-            Err(error) => {
-                self.remove_current(pid);
-                Err(error)
-            }
+            // Others may want it still; if not, it will be forgotten.
+            Err(error) => Err(error),
             Ok(ProcessState::Alive) => Ok(()),
             Ok(state) => {
                 self.bury(pid, state, cx.now.stamp, false, cx);
@@ -199,6 +218,13 @@ impl Tracker {
     /// Stops tracking a process that nobody is interested in any more.
     pub(crate) fn forget(&mut self, key: ProcessKey) {
         if self.host {
+            // Tracked on, but not held: without threads its own report will do.
+            let process = self.current.get_mut(&key.pid());
+            if let Some(process) = process.filter(|p| p.key == key && !p.had_threads)
+                && process.held.take().is_some()
+            {
+                self.holds -= 1;
+            }
             return;
         }
         if self.current.get(&key.pid()).is_some_and(|p| p.key == key) {
@@ -234,6 +260,7 @@ impl Tracker {
                 let key = self.new_key(entry.pid);
                 let mut process = Process::found(key, None);
                 process.parent = entry.parent;
+                process.only_listed = true;
                 self.current.insert(entry.pid, process);
                 self.recheck.push((key, Doubt::NewToUs));
             }
@@ -252,20 +279,34 @@ impl Tracker {
                 return;
             };
             let pid = key.pid();
-            let in_doubt = |p: &Process| p.key == key && p.dying.is_none() && !p.complete;
+            let in_doubt = |p: &Process| {
+                p.key == key && p.dying.is_none() && (!p.complete || doubt == Doubt::NotSeen)
+            };
             if !self.current.get(&pid).is_some_and(in_doubt) {
                 continue;
             }
             match self.reseed(pid, cx.probe) {
+                Ok(ProcessState::Alive) => {}
+                // Out of descriptors, say: its exit report may be lost already.
+                Err(ProbeError::Io { .. }) => {
+                    self.look_later(key, doubt, cx.now);
+                }
                 // Not allowed to look: its own exit report must do.
-                Ok(ProcessState::Alive) | Err(_) => {}
+                Err(_) => {}
                 Ok(state) => match doubt {
                     Doubt::Loss => self.bury(pid, state, cx.now.stamp, true, cx),
+                    Doubt::NotSeen => self.bury(pid, state, cx.now.stamp, false, cx),
                     // Dead before we listened, or its report is still to be read.
                     Doubt::NewToUs => self.remove_current(pid),
                 },
             }
         }
+    }
+
+    fn look_later(&mut self, key: ProcessKey, doubt: Doubt, now: Now) {
+        self.retry.push((key, doubt));
+        let at = now.elapsed.saturating_add(RECHECK_RETRY);
+        self.retry_at.get_or_insert(at);
     }
 
     fn new_key(&mut self, pid: Pid) -> ProcessKey {
@@ -280,7 +321,9 @@ impl Tracker {
             let key = self.new_key(pid);
             self.current.insert(pid, Process::found(key, None));
         }
-        self.current.get_mut(&pid)
+        let process = self.current.get_mut(&pid)?;
+        process.only_listed = false;
+        Some(process)
     }
 
     fn find(&self, key: ProcessKey) -> Option<&Process> {
@@ -322,6 +365,7 @@ impl Tracker {
         let Some(process) = self.current.get_mut(&pid) else {
             return Ok(ProcessState::Gone);
         };
+        process.only_listed = false;
         if process.seeded && process.identity.is_none() {
             process.identity = probe.identify(pid).ok();
             process.key = process
@@ -333,6 +377,7 @@ impl Tracker {
         let threads = probe.threads(pid, &mut self.threads_scratch);
         let state = ask(process, probe)?;
         if state == ProcessState::Alive {
+            process.told_to_host = false;
             // Hidden, perhaps: then each exit report is a hint to look again.
             if threads.is_ok() {
                 process.seed(&self.threads_scratch);

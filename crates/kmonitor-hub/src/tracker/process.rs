@@ -37,6 +37,10 @@ pub(super) struct Process {
     pub(super) last_words: Option<Codes>,
     /// Set while the process is known to be dead and its status is not settled.
     pub(super) dying: Option<Dying>,
+    /// Only seen in a list of processes so far: a report of its birth may follow.
+    pub(super) only_listed: bool,
+    /// Found dead when the subscribers to the host had been told already.
+    pub(super) told_to_host: bool,
 }
 
 /// What is known of a death but for the status.
@@ -84,6 +88,8 @@ impl Process {
             old_leader_told: false,
             last_words: None,
             dying: None,
+            only_listed: false,
+            told_to_host: false,
         }
     }
 
@@ -269,7 +275,9 @@ impl Ghost {
     /// Whether a report is one that was due. Without a complete account any of
     /// the pid's may be, as long as nobody else has the pid.
     pub(super) fn expects(&self, tid: Tid, replaced: bool) -> bool {
-        self.threads.contains(tid, self.key.pid())
+        // Without a complete account `threads` is a guess, and the next owner of
+        // the pid, if there is one, has the better claim.
+        (self.complete || !replaced) && self.threads.contains(tid, self.key.pid())
             || self.swept.as_ref().is_some_and(|it| it.contains(&tid))
             || !replaced
                 && (!self.complete || self.leader_told_maybe && tid.is_leader_of(self.key.pid()))

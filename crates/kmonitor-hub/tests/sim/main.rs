@@ -5,6 +5,7 @@
 mod deaths;
 mod loss;
 mod random;
+mod review;
 mod subscriptions;
 mod support;
 mod trees;
