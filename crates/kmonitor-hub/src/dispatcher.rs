@@ -52,8 +52,8 @@ pub(crate) struct Dispatcher {
     tracked_for_host: bool,
     must_expect_all: bool,
     pub(super) sweep: Arc<Sweep>,
-    /// The look at trees that is being made sure of.
-    pub(super) scan: Option<Scan>,
+    /// Looks at trees that reports may still come of. Each goes in a moment.
+    pub(super) scans: Vec<Scan>,
     commands: mpsc::Receiver<Command>,
     ended: Arc<Mutex<Option<String>>>,
     /// Deaths whose status only the reaping will tell. Bounded by the deaths
@@ -93,7 +93,7 @@ impl Dispatcher {
             tracked_for_host: false,
             must_expect_all: false,
             sweep,
-            scan: None,
+            scans: Vec::new(),
             commands,
             ended,
             reapings: FuturesUnordered::new(),
@@ -213,11 +213,14 @@ impl Dispatcher {
             sink: &mut self.router,
         };
         for fact in &self.facts {
-            if let Some(scan) = &mut self.scan {
+            for scan in &mut self.scans {
                 scan.inspect(fact, &self.tracker, cx.sink);
             }
             self.tracker.fact(fact, &mut cx);
         }
+        let now = cx.now.stamp;
+        self.scans
+            .retain_mut(|scan| scan.tell(now, &mut self.router));
         self.facts.clear();
     }
 

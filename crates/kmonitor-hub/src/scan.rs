@@ -6,7 +6,9 @@
 //! tells whose it was. That cannot be mended, but it is noticed, by finding a
 //! member dead or by the report of its death, and told.
 
-use kmonitor_event::{Event, EventKind, Pid, ProcessKey};
+use std::time::Duration;
+
+use kmonitor_event::{Event, EventKind, Pid, ProcessKey, Timestamp};
 use kmonitor_source::{Fact, FactKind};
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -14,8 +16,15 @@ use crate::dispatcher::{Dispatcher, Stop};
 use crate::router::{Membership, Router, SubscriptionId};
 use crate::tracker::Tracker;
 
+/// How long after a look reports of deaths during it may still come: the kernel
+/// sends them last of all. (They are stamped then, too: a parent that died in the
+/// last microseconds of the look can still go unnoticed.)
+const STRAGGLERS_MAX: Duration = Duration::from_millis(50);
+
 /// A look at the process table, and who may have slipped through it.
 pub(crate) struct Scan {
+    began: Timestamp,
+    ended: Timestamp,
     roots: Vec<(SubscriptionId, ProcessKey)>,
     incomplete: Vec<(SubscriptionId, ProcessKey)>,
     /// Who was born since the look began.
@@ -39,6 +48,9 @@ impl Scan {
             FactKind::GroupDead { process, .. } => (process, None),
             _ => return,
         };
+        if fact.time < self.began || fact.time > self.ended {
+            return;
+        }
         // Who was reaped before its exit was reported has no parent any more. If
         // it is older than the look and was not in the table, it may have been
         // anybody's child. (Who is younger was made a member at its birth.)
@@ -59,6 +71,18 @@ impl Scan {
             }
         }
     }
+
+    /// Tells each stream once that it may lack somebody. Whether more may come.
+    pub(crate) fn tell(&mut self, now: Timestamp, router: &mut Router) -> bool {
+        for (id, root) in self.incomplete.drain(..) {
+            self.roots.retain(|other| *other != (id, root));
+            if router.contains(id) {
+                let event = Event::new(self.ended, Some(root), EventKind::TrackIncomplete);
+                router.tell(id, &event);
+            }
+        }
+        !self.roots.is_empty() && now.saturating_since(self.ended) < STRAGGLERS_MAX
+    }
 }
 
 /// What became of a process that was listed as a descendant.
@@ -76,8 +100,7 @@ impl Dispatcher {
         &mut self,
         roots: &[(SubscriptionId, ProcessKey)],
     ) -> Result<(), Stop> {
-        // What is read after this happened during the look, or right after it.
-        self.drain().await?;
+        let began = self.probe.now();
         let mut processes = Vec::new();
         let looked = self.probe.processes(&mut processes);
         let mut incomplete = Vec::new();
@@ -107,22 +130,15 @@ impl Dispatcher {
                 }
             }
         }
-        self.scan = Some(Scan {
+        let ended = self.probe.now();
+        self.scans.push(Scan {
+            began,
+            ended,
             roots: roots.to_vec(),
             incomplete,
             born: FxHashSet::default(),
         });
-        let drained = self.drain().await;
-        if let Some(scan) = self.scan.take() {
-            for (id, root) in scan.incomplete {
-                if self.router.contains(id) {
-                    let event =
-                        Event::new(self.probe.now(), Some(root), EventKind::TrackIncomplete);
-                    self.router.tell(id, &event);
-                }
-            }
-        }
-        drained
+        self.drain().await
     }
 
     /// Makes a process a followed member.

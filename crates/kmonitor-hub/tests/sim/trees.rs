@@ -125,3 +125,17 @@ async fn descendants_lost_to_reparenting_during_the_look_are_told() {
     let events = drain(&mut events).await;
     assert!(kinds(&events).contains(&"track_incomplete"), "{events:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_found_dead_is_told_as_a_possible_gap_at_once() {
+    let (kernel, hub) = hub().await;
+    let root = kernel.spawn().unwrap();
+    let zombie = kernel.fork(root).unwrap();
+    kernel.exit_group(zombie.leader(), 0).unwrap();
+    let filter = Filter::tree(root).events(EventMask::EXEC);
+    let mut events = subscribe(&hub, filter).await;
+    assert_eq!(
+        events.next().await.unwrap().kind,
+        EventKind::TrackIncomplete
+    );
+}
