@@ -218,10 +218,8 @@ impl Dispatcher {
             }
             self.tracker.fact(fact, &mut cx);
         }
-        let now = cx.now.stamp;
-        self.scans
-            .retain_mut(|scan| scan.tell(now, &mut self.router));
         self.facts.clear();
+        self.tell_scans();
     }
 
     /// What the work of this turn calls for.

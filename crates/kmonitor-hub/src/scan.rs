@@ -138,7 +138,18 @@ impl Dispatcher {
             incomplete,
             born: FxHashSet::default(),
         });
-        self.drain().await
+        let drained = self.drain().await;
+        self.tell_scans();
+        drained
+    }
+
+    /// Tells what the looks of late have missed, and forgets those that are over.
+    pub(super) fn tell_scans(&mut self) {
+        if !self.scans.is_empty() {
+            let now = self.probe.now();
+            self.scans
+                .retain_mut(|scan| scan.tell(now, &mut self.router));
+        }
     }
 
     /// Makes a process a followed member.
