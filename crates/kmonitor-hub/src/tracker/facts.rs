@@ -141,20 +141,15 @@ impl Tracker {
         };
         let mut known = None;
         if let Some(old) = self.current.get_mut(&child) {
-            // It was found by looking before the report of its birth was read?
-            // Then this is that report. Only an identity can tell.
-            // One of whom nothing but its pid is known has no story to be mixed up.
-            let same = old.seeded
-                && old.dying.is_none()
+            // Found by looking before the report of its birth was read? Then this
+            // is that report, or that of an owner of the pid before it. Only an
+            // identity can tell; who has none yet has no story to be mixed up.
+            let same = old.dying.is_none()
                 && (old.only_listed
-                    || old.identity.is_some()
+                    || old.is_identified()
                         && !matches!(ask(old, cx.probe), Ok(ProcessState::Gone)));
             if same {
-                let identity = old.identity;
-                let held = old.held.take();
-                *old = Process::born(old.key, parent);
-                old.identity = identity;
-                old.held = held;
+                old.reborn(parent);
                 known = Some(old.key);
             } else {
                 self.supersede(child, cx);

@@ -105,6 +105,19 @@ impl Process {
         }
     }
 
+    /// The report of its birth, or of a birth before it, was read while it lived:
+    /// all that it did since will be read as well. It is asked about when it
+    /// ends, because the ends of those before it may be among that.
+    pub(super) fn reborn(&mut self, parent: Option<Pid>) {
+        *self = Self {
+            identity: self.identity,
+            held: self.held.take(),
+            seeded: true,
+            had_threads: true,
+            ..Self::born(self.key, parent)
+        };
+    }
+
     /// Whether its identity is known to be its own.
     pub(super) fn is_identified(&self) -> bool {
         self.identity.is_some() && self.bound_at.is_none()
