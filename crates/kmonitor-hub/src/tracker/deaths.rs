@@ -215,6 +215,7 @@ impl Tracker {
         pid: Pid,
         tid: Tid,
         code: i32,
+        time: Timestamp,
         cx: &mut Cx<'_, impl Sink>,
     ) -> bool {
         let Some(parked) = self.parked.get_mut(&pid) else {
@@ -225,6 +226,7 @@ impl Tracker {
             return false;
         };
         process.task_exited(tid, code);
+        process.died_at(time);
         let key = process.key;
         if process.is_told_out() {
             self.settle_from_reports(key, cx);

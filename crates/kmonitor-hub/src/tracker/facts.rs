@@ -212,7 +212,7 @@ impl Tracker {
     ) {
         // Both are empty, nearly always.
         if !self.ghosts.is_empty() && self.ghost_task_exited(pid, tid)
-            || !self.parked.is_empty() && self.parked_task_exited(pid, tid, code, cx)
+            || !self.parked.is_empty() && self.parked_task_exited(pid, tid, code, time, cx)
         {
             return;
         }
@@ -320,6 +320,18 @@ impl Tracker {
         time: Timestamp,
         cx: &mut Cx<'_, impl Sink>,
     ) {
+        // By pid alone it is the oldest owner's whose end is still due.
+        if let Some(parked) = self.parked.get_mut(&pid)
+            && let Some(oldest) = parked
+                .iter_mut()
+                .find(|it| key.is_none_or(|key| key == it.key))
+        {
+            let key = oldest.key;
+            oldest.died_at(time);
+            let told = Some(status).filter(|status| *status != Status::Pending);
+            self.settle(key, told, cx);
+            return;
+        }
         let Some(process) = self.entry(pid) else {
             return;
         };
@@ -333,6 +345,8 @@ impl Tracker {
             },
             settled => ProcessState::Zombie(settled),
         };
+        // Final: no report of a task of it will follow.
+        process.tell_out(Codes::None);
         self.bury(pid, state, time, false, cx);
     }
 

@@ -118,6 +118,13 @@ impl Process {
         };
     }
 
+    /// A report says when it died, which until then was only known to be past.
+    pub(super) fn died_at(&mut self, time: Timestamp) {
+        if let Some(dying) = &mut self.dying {
+            dying.death.time = time;
+        }
+    }
+
     /// Whether its identity is known to be its own.
     pub(super) fn is_identified(&self) -> bool {
         self.identity.is_some() && self.bound_at.is_none()
@@ -248,6 +255,8 @@ impl Process {
     /// All its reports have come, with these codes.
     pub(super) fn tell_out(&mut self, codes: Codes) {
         self.threads = ThreadSet::default();
+        self.leader_told_maybe = false;
+        self.swept = None;
         self.codes = codes;
         self.complete = true;
     }
