@@ -1,5 +1,7 @@
 //! From the first sign of a death to its one `Exit`, and what comes after.
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use kmonitor_event::{Event, EventKind, Exit, Pid, ProcessKey, Status, Tid, Timestamp};
@@ -228,7 +230,13 @@ impl Tracker {
         process.task_exited(tid, code);
         process.died_at(time);
         let key = process.key;
-        if process.is_told_out() {
+        let told_out = process.is_told_out();
+        if !tid.is_leader_of(pid) {
+            let status = ExitStatus::from_raw(code);
+            let kind = EventKind::ThreadExit { tid, status };
+            cx.sink.event(&Event::new(time, Some(key), kind));
+        }
+        if told_out {
             self.settle_from_reports(key, cx);
         }
         true

@@ -1,10 +1,12 @@
 //! When a process is dead, and with which status.
 
+use std::time::Duration;
+
 use kmonitor_event::{EventMask, Pid, Status, StatusSource, UnknownReason};
 use kmonitor_hub::{Filter, Hub, Subscription};
 use kmonitor_source::sim::{SimConfig, SimKernel};
 
-use crate::support::{drain, exits, hub, hub_on, kinds, status_of, subscribe};
+use crate::support::{drain, exits, hub, hub_on, idle, kinds, status_of, subscribe, within};
 
 async fn early() -> (SimKernel, Hub, Pid, Subscription) {
     let (kernel, hub) = hub().await;
@@ -177,11 +179,7 @@ async fn the_late_exit_of_an_unknown_former_owner_is_not_taken_for_the_new_ones(
     kernel.set_next_pid(stranger).unwrap();
     assert_eq!(kernel.fork(root).unwrap(), stranger);
     kernel.hold_exits(false);
-    assert!(
-        tokio::time::timeout(std::time::Duration::from_secs(3), events.next())
-            .await
-            .is_err()
-    );
+    assert!(within(events.next()).await.is_none());
     kernel.exit_group(stranger.leader(), 2).unwrap();
     kernel.exit_group(root.leader(), 3).unwrap();
     let seen = exits(&drain(&mut events).await);
@@ -211,4 +209,51 @@ async fn exits_reported_after_the_exec_that_caused_them_end_nothing() {
         let right = seen == [(pid, Some(0x600))] || seen == [(pid, None)];
         assert!(right, "seed {seed}: {seen:x?}");
     }
+}
+
+/// Once what was remembered of a zombie that had been watched swallowed the
+/// exit of the next owner of its pid: nobody was told of it at all.
+#[tokio::test(start_paused = true)]
+async fn a_watched_zombie_does_not_swallow_the_exit_of_the_pids_next_owner() {
+    let (kernel, hub) = hub().await;
+    let pid = kernel.spawn().unwrap();
+    kernel.exit_group(pid.leader(), 3).unwrap();
+    let root = kernel.spawn().unwrap();
+    let mut tree = subscribe(&hub, Filter::tree(root).events(EventMask::EXIT)).await;
+    tokio::task::yield_now().await;
+    let old = hub.watch(pid).await.unwrap().await.unwrap();
+    assert_eq!(old.status.code(), Some(3));
+    kernel.reap(pid).unwrap();
+    kernel.set_next_pid(pid).unwrap();
+    assert_eq!(kernel.fork(root).unwrap(), pid);
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
+    let watch = hub.watch(pid).await.unwrap();
+    assert_ne!(watch.process(), old.process);
+    kernel.exit_group(pid.leader(), 5).unwrap();
+    let new = within(watch).await.expect("an end").unwrap();
+    assert_eq!(new.status.code(), Some(5));
+    assert_eq!(exits(&drain(&mut tree).await), [(pid, Some(0x500))]);
+}
+
+/// Once the deadline of a death was computed by an addition that overflowed
+/// with such a grace, which took the hub's task down.
+#[tokio::test(start_paused = true)]
+async fn a_grace_of_any_length_is_fine() {
+    let kernel = SimKernel::with_seed(1);
+    let hub = Hub::builder()
+        .source(kernel.source())
+        .probe(kernel.probe())
+        .on_current_runtime()
+        .status_grace(Duration::MAX)
+        .open()
+        .await
+        .unwrap();
+    let pid = kernel.spawn().unwrap();
+    let watch = hub.watch(pid).await.unwrap();
+    // Any time that has passed makes the sum too large.
+    idle().await;
+    kernel.exit_group(pid.leader(), 3).unwrap();
+    let exit = within(watch).await.expect("an end").unwrap();
+    assert_eq!(exit.status.code(), Some(3));
 }

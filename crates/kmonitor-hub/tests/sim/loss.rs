@@ -4,7 +4,7 @@ use kmonitor_event::{EventKind, EventMask, LossOrigin, Status};
 use kmonitor_hub::Filter;
 use kmonitor_source::sim::SimConfig;
 
-use crate::support::{drain, hub, hub_on, kinds, status_of, subscribe};
+use crate::support::{drain, hub, hub_on, idle, kinds, status_of, subscribe};
 
 #[tokio::test(start_paused = true)]
 async fn a_kernel_loss_is_told_in_every_stream_and_watched_exits_are_inferred() {
@@ -71,4 +71,25 @@ async fn an_overflow_never_ends_the_reading() {
     assert!(kinds(&events).contains(&"lost"));
     // Reading goes on.
     kernel.spawn().unwrap();
+}
+
+/// Once counts that the kernel has no business to give overflowed, which took
+/// the hub's task down.
+#[tokio::test(start_paused = true)]
+async fn losses_beyond_counting_are_still_told() {
+    let (kernel, hub) = hub().await;
+    let mut events = subscribe(&hub, Filter::host()).await;
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        kernel.lose(u64::MAX);
+        // Read one by one.
+        idle().await;
+        seen.extend(drain(&mut events).await);
+    }
+    assert_eq!(kinds(&seen), ["lost", "lost"]);
+    for event in &seen {
+        assert!(matches!(event.kind, EventKind::Lost(lost)
+            if lost.origin == LossOrigin::Kernel && lost.count == Some(u64::MAX)));
+    }
+    assert_eq!(hub.stats().await.unwrap().lost_by_kernel, u64::MAX);
 }

@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod deaths;
+mod endings;
+mod fairness;
 mod loss;
+mod probes;
+mod probing;
 mod random;
-mod review;
 mod subscriptions;
 mod support;
 mod trees;

@@ -7,7 +7,7 @@ use kmonitor_hub::{Filter, SubscribeError};
 use kmonitor_source::SourceError;
 use kmonitor_source::sim::{SimConfig, SimMode};
 
-use crate::support::{drain, exits, hub, hub_on, kinds, subscribe};
+use crate::support::{drain, exits, hub, hub_on, idle, kinds, subscribe, within};
 
 #[tokio::test(start_paused = true)]
 async fn a_pid_subscription_gets_its_process_and_nobody_else() {
@@ -200,30 +200,85 @@ async fn unknown_events_are_passed_on() {
     assert_eq!(host.next().await.map(other), Some((what(0x8000), None)));
 }
 
+/// Once the second naming of a pid took the first one's reservation for a
+/// former owner, and told of the exit of a process that lived.
 #[tokio::test(start_paused = true)]
-async fn closing_hands_out_what_was_queued_and_ends_the_streams() {
+async fn a_pid_named_twice_is_followed_once() {
     let (kernel, hub) = hub().await;
-    let mut events = subscribe(&hub, Filter::host()).await;
     let pid = kernel.spawn().unwrap();
-    let mut watch = hub.watch(pid).await.unwrap();
-    kernel.exec(pid.leader()).unwrap();
-    hub.clone().close().await;
-    assert_eq!(kinds(&drain(&mut events).await), ["fork", "exec"]);
-    assert!(watch.exited().await.is_err());
-    assert!(hub.stats().await.is_err());
-    assert!(!kernel.listening());
+    let mut events = subscribe(&hub, Filter::pids([pid, pid])).await;
+    let early = drain(&mut events).await;
+    assert!(early.is_empty(), "it lives: {early:?}");
+    kernel.exit_group(pid.leader(), 3).unwrap();
+    assert_eq!(exits(&drain(&mut events).await), [(pid, Some(0x300))]);
 }
 
+/// Once the clean-up after an `add` that failed took away the process that the
+/// subscription had been following before.
 #[tokio::test(start_paused = true)]
-async fn a_broken_source_ends_streams_and_watches_with_the_reason() {
+async fn a_failed_add_of_a_followed_process_leaves_it_followed() {
     let (kernel, hub) = hub().await;
     let pid = kernel.spawn().unwrap();
+    let mut events = subscribe(&hub, Filter::pid(pid)).await;
+    kernel.fail_interest(SourceError::Ended);
+    let error = events.add(pid).await.unwrap_err();
+    assert!(matches!(error, SubscribeError::Source(_)), "{error}");
+    kernel.exit_group(pid.leader(), 3).unwrap();
+    assert_eq!(exits(&drain(&mut events).await), [(pid, Some(0x300))]);
+}
+
+/// Once what the source still had queued when the last subscription went was
+/// delivered to the next one, an hour later.
+#[tokio::test(start_paused = true)]
+async fn a_subscription_gets_nothing_from_before_it() {
+    let (kernel, hub) = hub().await;
+    let former = subscribe(&hub, Filter::host()).await;
+    let old = kernel.spawn().unwrap();
+    kernel.exec(old.leader()).unwrap();
+    drop(former);
+    while kernel.listening() {
+        tokio::task::yield_now().await;
+    }
+    kernel.exit_group(old.leader(), 0).unwrap();
+    kernel.reap(old).unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(3600)).await;
     let mut events = subscribe(&hub, Filter::host()).await;
-    let watch = hub.watch(pid).await.unwrap();
-    let broken = std::io::Error::other("it broke");
-    kernel.break_source(SourceError::io("read", broken));
-    assert_eq!(events.next().await, None);
-    assert!(watch.await.unwrap_err().to_string().contains("it broke"));
-    let closed = hub.stats().await.unwrap_err();
-    assert!(closed.reason.contains("it broke"), "{closed}");
+    let stale = drain(&mut events).await;
+    assert!(stale.is_empty(), "{stale:?}");
+    kernel.spawn().unwrap();
+    assert_eq!(kinds(&drain(&mut events).await), ["fork"]);
+}
+
+/// Once a change of the mask was answered before the source had been told, and
+/// events after the answer could be missed.
+#[tokio::test(start_paused = true)]
+async fn set_mask_is_answered_once_the_source_listens() {
+    let (kernel, hub) = hub().await;
+    let pid = kernel.spawn().unwrap();
+    let mut events = subscribe(&hub, Filter::pid(pid).events(EventMask::EXIT)).await;
+    kernel.stall_interest(true);
+    let mut change = Box::pin(events.set_mask(EventMask::all()));
+    assert!(within(&mut change).await.is_none(), "not in force yet");
+    kernel.stall_interest(false);
+    within(change).await.expect("an answer").unwrap();
+    kernel.exec(pid.leader()).unwrap();
+    assert_eq!(kinds(&drain(&mut events).await), ["exec"]);
+}
+
+/// Once a loss was put into streams that had ended, so that a reader got an
+/// event after the `None`.
+#[tokio::test(start_paused = true)]
+async fn nothing_comes_after_the_end_of_a_stream() {
+    let (kernel, hub) = hub().await;
+    let (followed, watched) = (kernel.spawn().unwrap(), kernel.spawn().unwrap());
+    let mut events = subscribe(&hub, Filter::pid(followed)).await;
+    let watch = hub.watch(watched).await.unwrap();
+    kernel.exit_group(followed.leader(), 0).unwrap();
+    assert_eq!(exits(&drain(&mut events).await), [(followed, Some(0))]);
+    assert_eq!(within(events.next()).await, Some(None));
+    kernel.lose(4);
+    idle().await;
+    assert_eq!(hub.stats().await.unwrap().lost_by_kernel, 4);
+    assert_eq!(within(events.next()).await, Some(None));
+    drop(watch);
 }

@@ -4,20 +4,26 @@ use std::time::Duration;
 
 use kmonitor_event::{Event, EventKind, Pid, Status};
 use kmonitor_hub::{Filter, Hub, Subscription};
+use kmonitor_source::ProcessProbe;
 use kmonitor_source::sim::{SimConfig, SimKernel};
 
 /// A simulated kernel and a hub on it, on the test's own runtime.
 pub(crate) async fn hub_on(config: SimConfig) -> (SimKernel, Hub) {
     let kernel = SimKernel::new(config);
-    let hub = Hub::builder()
+    let hub = hub_probing(&kernel, kernel.probe()).await;
+    (kernel, hub)
+}
+
+/// A hub on this kernel that looks at processes through this probe.
+pub(crate) async fn hub_probing(kernel: &SimKernel, probe: impl ProcessProbe + 'static) -> Hub {
+    Hub::builder()
         .source(kernel.source())
-        .probe(kernel.probe())
+        .probe(probe)
         .on_current_runtime()
         .status_grace(Duration::from_millis(200))
         .open()
         .await
-        .unwrap();
-    (kernel, hub)
+        .unwrap()
 }
 
 pub(crate) async fn hub() -> (SimKernel, Hub) {
@@ -32,6 +38,17 @@ pub(crate) async fn drain(stream: &mut Subscription) -> Vec<Event> {
         events.push(event);
     }
     events
+}
+
+/// What the future gives, unless nothing can make it resolve. For paused time.
+pub(crate) async fn within<F: IntoFuture>(future: F) -> Option<F::Output> {
+    let patience = Duration::from_secs(600);
+    tokio::time::timeout(patience, future).await.ok()
+}
+
+/// Lets the hub do all that it has to do. For paused time.
+pub(crate) async fn idle() {
+    tokio::time::sleep(Duration::from_secs(10)).await;
 }
 
 pub(crate) fn kinds(events: &[Event]) -> Vec<&'static str> {

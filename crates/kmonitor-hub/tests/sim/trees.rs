@@ -1,13 +1,11 @@
 //! Following processes and all that descend from them.
 
-use kmonitor_event::{EventKind, EventMask, Pid, Tid};
-use kmonitor_hub::{Filter, Hub};
-use kmonitor_source::sim::{SimKernel, SimProbe};
-use kmonitor_source::{
-    Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture, ThreadState,
-};
+use kmonitor_event::{EventKind, EventMask, Pid, ProcessRef};
+use kmonitor_hub::Filter;
+use kmonitor_source::sim::SimKernel;
 
-use crate::support::{drain, exits, hub, kinds, subscribe};
+use crate::probes::FaultyProbe;
+use crate::support::{drain, exits, hub, hub_probing, idle, kinds, subscribe};
 
 #[tokio::test(start_paused = true)]
 async fn a_tree_is_followed_from_the_moment_the_call_returns() {
@@ -73,52 +71,18 @@ async fn a_tree_added_later_is_followed_too() {
     assert_eq!(exits(&drain(&mut events).await).len(), 4);
 }
 
-/// A probe that lets a parent die while it reads the table, between the parent's
-/// entry and the child's: what a look at `/proc` cannot exclude.
-struct Racing {
-    probe: SimProbe,
-    kernel: SimKernel,
-    dies: Pid,
-}
-
-impl ProcessProbe for Racing {
-    fn identify(&self, pid: Pid) -> Result<Identity, ProbeError> {
-        self.probe.identify(pid)
-    }
-    fn state(&self, pid: Pid, identity: Option<Identity>) -> Result<ProcessState, ProbeError> {
-        self.probe.state(pid, identity)
-    }
-    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<(), ProbeError> {
-        self.probe.threads(pid, threads)
-    }
-    fn processes(&self, processes: &mut Vec<ProcessEntry>) -> Result<(), ProbeError> {
-        let leader: Tid = self.dies.leader();
-        self.kernel.exit_group(leader, 0).unwrap();
-        self.probe.processes(processes)
-    }
-    fn reaped(&self, pid: Pid, identity: Identity) -> ReapFuture {
-        self.probe.reaped(pid, identity)
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn descendants_lost_to_reparenting_during_the_look_are_told() {
     let kernel = SimKernel::with_seed(3);
     let root = kernel.spawn().unwrap();
     let middle = kernel.fork(root).unwrap();
     let orphan = kernel.fork(middle).unwrap();
-    let racing = Racing {
-        probe: kernel.probe(),
-        kernel: kernel.clone(),
-        dies: middle,
-    };
-    let hub = Hub::builder()
-        .source(kernel.source())
-        .probe(racing)
-        .on_current_runtime()
-        .open()
-        .await
-        .unwrap();
+    // Between the parent's entry and the child's: what a look at `/proc` cannot
+    // exclude.
+    let probe = FaultyProbe::new(&kernel).during_listing(move |kernel| {
+        kernel.exit_group(middle.leader(), 0).unwrap();
+    });
+    let hub = hub_probing(&kernel, probe).await;
     let mut events = subscribe(&hub, Filter::tree(root)).await;
     kernel.exit_group(orphan.leader(), 0).unwrap();
     kernel.exit_group(root.leader(), 0).unwrap();
@@ -138,4 +102,83 @@ async fn a_member_that_is_found_dead_is_told_as_a_possible_gap_at_once() {
         events.next().await.unwrap().kind,
         EventKind::TrackIncomplete
     );
+}
+
+/// Once such a gap went untold where the parent's exit was reported only after
+/// the look, because nobody compared the two any more.
+#[tokio::test(start_paused = true)]
+async fn descendants_lost_during_the_look_are_told_however_late_the_exit() {
+    let kernel = SimKernel::with_seed(3);
+    let root = kernel.spawn().unwrap();
+    let middle = kernel.fork(root).unwrap();
+    let orphan = kernel.fork(middle).unwrap();
+    let probe = FaultyProbe::new(&kernel).during_listing(move |kernel| {
+        kernel.hold_exits(true);
+        kernel.exit_group(middle.leader(), 0).unwrap();
+        kernel.reap(middle).unwrap();
+    });
+    let hub = hub_probing(&kernel, probe).await;
+    let mut events = subscribe(&hub, Filter::tree(root)).await;
+    kernel.hold_exits(false);
+    kernel.settle();
+    kernel.exit_group(orphan.leader(), 0).unwrap();
+    kernel.exit_group(root.leader(), 0).unwrap();
+    let events = drain(&mut events).await;
+    assert!(kinds(&events).contains(&"track_incomplete"), "{events:?}");
+}
+
+/// Once the look for descendants stopped at a process that was followed by
+/// itself already, and missed all below it, then and later.
+#[tokio::test(start_paused = true)]
+async fn a_tree_goes_on_below_a_process_that_was_followed_by_itself() {
+    let (kernel, hub) = hub().await;
+    let root = kernel.spawn().unwrap();
+    let middle = kernel.fork(root).unwrap();
+    let old = kernel.fork(middle).unwrap();
+    let mut events = subscribe(&hub, Filter::pid(middle)).await;
+    events.add_tree(root).await.unwrap();
+    let new = kernel.fork(middle).unwrap();
+    let order = [old, new, middle, root];
+    for pid in order {
+        kernel.exit_group(pid.leader(), 0).unwrap();
+    }
+    let seen = exits(&drain(&mut events).await);
+    assert_eq!(seen, order.map(|pid| (pid, Some(0))));
+}
+
+/// Once a member that was born before the hub's eyes could not be removed by
+/// pid and inode, because its key has no inode.
+#[tokio::test(start_paused = true)]
+async fn a_member_born_in_the_tree_is_removed_by_pid_and_inode() {
+    let (kernel, hub) = hub().await;
+    let root = kernel.spawn().unwrap();
+    let mut events = subscribe(&hub, Filter::tree(root).events(EventMask::EXIT)).await;
+    let child = kernel.fork(root).unwrap();
+    let watch = hub.watch(child).await.unwrap();
+    let named = ProcessRef {
+        pid: child,
+        inode: kernel.inode(child),
+    };
+    assert!(named.inode.is_some());
+    assert_eq!(ProcessRef::from(watch.process()), named);
+    assert!(events.remove(named).await.unwrap());
+    assert!(!events.remove(named).await.unwrap());
+    kernel.exit_group(child.leader(), 1).unwrap();
+    kernel.exit_group(root.leader(), 2).unwrap();
+    assert_eq!(exits(&drain(&mut events).await), [(root, Some(0x200))]);
+}
+
+/// Once the kernel was listened to for the whole host until the stream of a
+/// tree that had ended was dropped.
+#[tokio::test(start_paused = true)]
+async fn listening_ends_with_the_tree() {
+    let (kernel, hub) = hub().await;
+    let root = kernel.spawn().unwrap();
+    let mut events = subscribe(&hub, Filter::tree(root)).await;
+    assert!(kernel.listening());
+    kernel.exit_group(root.leader(), 0).unwrap();
+    assert_eq!(exits(&drain(&mut events).await), [(root, Some(0))]);
+    idle().await;
+    assert!(!kernel.listening());
+    assert_eq!(events.next().await, None);
 }

@@ -2,11 +2,12 @@
 
 use std::num::NonZeroU64;
 
-use kmonitor_event::{ProcessRef, Status};
+use kmonitor_event::{EventMask, ProcessRef, Status};
+use kmonitor_hub::Filter;
 use kmonitor_source::WatchError;
 use kmonitor_source::sim::{SimConfig, SimMode};
 
-use crate::support::{hub, hub_on};
+use crate::support::{drain, exits, hub, hub_on, idle, subscribe, within};
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_gives_the_exit_however_late_it_is_polled() {
@@ -102,4 +103,59 @@ async fn exited_comes_before_a_status_that_is_not_known_yet() {
     assert_eq!(watch.exited().await.unwrap().status, Status::Pending);
     kernel.reap(pid).unwrap();
     assert_eq!(watch.settled().await.unwrap().status.code(), Some(7));
+}
+
+/// Once the second of two watches asked for in one turn took the first one's
+/// reservation for a former owner of the pid, and both told of an exit that had
+/// not happened.
+#[tokio::test(start_paused = true)]
+async fn two_watches_asked_for_at_once_both_wait_for_the_exit() {
+    let (kernel, hub) = hub().await;
+    let pid = kernel.spawn().unwrap();
+    let (first, second) = futures::join!(hub.watch(pid), hub.watch(pid));
+    let (mut first, mut second) = (first.unwrap(), second.unwrap());
+    assert_eq!(first.process(), second.process());
+    assert!(within(first.exited()).await.is_none(), "it lives");
+    assert!(within(second.exited()).await.is_none(), "it lives");
+    kernel.exit_group(pid.leader(), 3).unwrap();
+    for watch in [first, second] {
+        let exit = within(watch).await.expect("an end").unwrap();
+        assert_eq!(exit.status.code(), Some(3));
+    }
+}
+
+/// Once a watch of a zombie whose exit the host's stream had told took it up as
+/// somebody new, and the host was told of the same death again.
+#[tokio::test(start_paused = true)]
+async fn watching_a_zombie_does_not_repeat_its_exit_to_the_host() {
+    let (kernel, hub) = hub().await;
+    let mut host = subscribe(&hub, Filter::host().events(EventMask::EXIT)).await;
+    let pid = kernel.spawn().unwrap();
+    kernel.exit_group(pid.leader(), 3).unwrap();
+    assert_eq!(exits(&drain(&mut host).await), [(pid, Some(0x300))]);
+    let exit = hub.watch(pid).await.unwrap().await.unwrap();
+    assert_eq!(exit.status.code(), Some(3));
+    // The first watch is gone by now; another has to take the zombie up anew.
+    let again = hub.watch(pid).await.unwrap();
+    assert_eq!(exits(&drain(&mut host).await), []);
+    assert_eq!(again.await.unwrap().status.code(), Some(3));
+}
+
+/// Once a hold outlived its last watch for as long as a host subscription kept
+/// the process in the table, so that holds only ever became more.
+#[tokio::test(start_paused = true)]
+async fn a_dropped_watch_lets_go_of_its_hold_beside_a_host_subscription() {
+    let (kernel, hub) = hub().await;
+    let host = subscribe(&hub, Filter::host()).await;
+    let mut watches = Vec::new();
+    for _ in 0..5 {
+        let pid = kernel.spawn().unwrap();
+        watches.push(hub.watch(pid).await.unwrap());
+    }
+    assert_eq!(hub.stats().await.unwrap().held, 5);
+    drop(watches);
+    idle().await;
+    let stats = hub.stats().await.unwrap();
+    assert_eq!((stats.held, stats.watches), (0, 0));
+    drop(host);
 }

@@ -1,0 +1,116 @@
+//! A probe that a test can spoil.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use kmonitor_event::{Pid, Timestamp};
+use kmonitor_source::sim::{SimKernel, SimProbe};
+use kmonitor_source::{
+    Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture, ThreadState,
+};
+
+/// The simulated kernel's probe, with faults on demand and with things that
+/// happen while it looks. It has nothing to hold processes by.
+pub(crate) struct FaultyProbe {
+    probe: SimProbe,
+    kernel: SimKernel,
+    faults: Arc<Faults>,
+    during_listing: Option<Box<dyn Fn(&SimKernel) + Send + Sync>>,
+}
+
+/// What is wrong with a [`FaultyProbe`], and how often it was asked.
+#[derive(Default)]
+pub(crate) struct Faults {
+    failing_states: AtomicUsize,
+    threads_fail: AtomicBool,
+    states_asked: AtomicUsize,
+}
+
+impl Faults {
+    /// The next so many looks at the state of a process fail.
+    pub(crate) fn fail_states(&self, count: usize) {
+        self.failing_states.store(count, Ordering::SeqCst);
+    }
+
+    /// How many of these failures are still to come.
+    pub(crate) fn states_to_fail(&self) -> usize {
+        self.failing_states.load(Ordering::SeqCst)
+    }
+
+    /// From now on threads cannot be listed.
+    pub(crate) fn fail_threads(&self) {
+        self.threads_fail.store(true, Ordering::SeqCst);
+    }
+
+    /// How many looks at the state of a process there were.
+    pub(crate) fn states_asked(&self) -> usize {
+        self.states_asked.load(Ordering::SeqCst)
+    }
+}
+
+impl FaultyProbe {
+    pub(crate) fn new(kernel: &SimKernel) -> Self {
+        Self {
+            probe: kernel.probe(),
+            kernel: kernel.clone(),
+            faults: Arc::default(),
+            during_listing: None,
+        }
+    }
+
+    /// Does this whenever the processes are listed, before they are read.
+    pub(crate) fn during_listing(
+        mut self,
+        happens: impl Fn(&SimKernel) + Send + Sync + 'static,
+    ) -> Self {
+        self.during_listing = Some(Box::new(happens));
+        self
+    }
+
+    pub(crate) fn faults(&self) -> Arc<Faults> {
+        Arc::clone(&self.faults)
+    }
+}
+
+fn too_many_files(action: &'static str) -> ProbeError {
+    let source = std::io::Error::from_raw_os_error(24);
+    ProbeError::Io { action, source }
+}
+
+impl ProcessProbe for FaultyProbe {
+    fn identify(&self, pid: Pid) -> Result<Identity, ProbeError> {
+        self.probe.identify(pid)
+    }
+
+    fn state(&self, pid: Pid, identity: Option<Identity>) -> Result<ProcessState, ProbeError> {
+        self.faults.states_asked.fetch_add(1, Ordering::SeqCst);
+        let left = self.faults.states_to_fail();
+        if left > 0 {
+            self.faults.fail_states(left - 1);
+            return Err(too_many_files("open a pidfd"));
+        }
+        self.probe.state(pid, identity)
+    }
+
+    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<(), ProbeError> {
+        if self.faults.threads_fail.load(Ordering::SeqCst) {
+            return Err(too_many_files("list threads"));
+        }
+        self.probe.threads(pid, threads)
+    }
+
+    fn processes(&self, processes: &mut Vec<ProcessEntry>) -> Result<(), ProbeError> {
+        if let Some(happens) = &self.during_listing {
+            happens(&self.kernel);
+        }
+        self.probe.processes(processes)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.probe.now()
+    }
+
+    fn reaped(&self, pid: Pid, identity: Identity) -> ReapFuture {
+        self.probe.reaped(pid, identity)
+    }
+}
