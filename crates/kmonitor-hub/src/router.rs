@@ -226,6 +226,17 @@ impl Router {
         self.update_host_mask();
     }
 
+    /// Touches what an event of a process will need: its first subscription.
+    pub(crate) fn warm_routes(&self, key: ProcessKey) -> Option<SubscriptionId> {
+        let routes = self.index.get(&key)?;
+        routes.subscriptions.first().map(|route| route.subscription)
+    }
+
+    /// Touches what a delivery will need: the subscription, and its queue.
+    pub(crate) fn warm_subscription(&self, id: SubscriptionId) -> &Queue {
+        &self.subscriptions[id.slot].queue
+    }
+
     pub(crate) fn add_watch(&mut self, key: ProcessKey, latch: Arc<Latch>) {
         self.index.entry(key).or_default().watches.push(latch);
         self.watches += 1;

@@ -198,6 +198,7 @@ impl Tracker {
         let mut exit = Exit::new(key, status, dying.death.time);
         exit.inferred = dying.death.inferred;
         cx.sink.ended(&exit);
+        self.left(pid);
     }
 
     pub(super) fn unpark(&mut self, key: ProcessKey) -> Option<Process> {
@@ -265,6 +266,7 @@ impl Tracker {
             ghosts.retain(|ghost| ghost.key != key);
             if ghosts.is_empty() {
                 self.ghosts.remove(&key.pid());
+                self.left(key.pid());
             }
         }
     }

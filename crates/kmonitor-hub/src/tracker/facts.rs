@@ -13,8 +13,29 @@ use super::process::{Codes, Death, Dying, Process};
 use super::{Cx, Doubt, Sink, Tracker, ask};
 
 impl Tracker {
+    /// Whether a fact may be about a process in the table.
+    fn may_concern(&self, kind: &FactKind) -> bool {
+        match kind {
+            FactKind::Forked { parent, child } => {
+                parent.is_some_and(|parent| self.pids.may_contain(parent))
+                    || self.pids.may_contain(*child)
+            }
+            _ => subject(kind).is_none_or(|pid| self.pids.may_contain(pid)),
+        }
+    }
+
+    /// Touches what a fact will need of the table, and names the process. The
+    /// loads of neighbouring facts overlap, which those of one fact cannot.
+    pub(crate) fn warm(&self, fact: &Fact) -> Option<ProcessKey> {
+        let pid = subject(&fact.kind).filter(|pid| self.pids.may_contain(*pid))?;
+        self.current.get(&pid).map(Process::warm)
+    }
+
     /// Takes in one fact.
     pub(crate) fn fact(&mut self, fact: &Fact, cx: &mut Cx<'_, impl Sink>) {
+        if !self.host && !self.may_concern(&fact.kind) {
+            return;
+        }
         let time = fact.time;
         match fact.kind {
             FactKind::TaskExited {
@@ -158,7 +179,7 @@ impl Tracker {
         let key = known.unwrap_or_else(|| self.new_key(child));
         let inherited = parent_key.is_some_and(|parent| cx.sink.inherit(parent, key));
         if known.is_none() && (self.host || inherited) {
-            self.current.insert(child, Process::born(key, parent));
+            self.enter(child, Process::born(key, parent));
         }
         if let Some(parent_key) = parent_key {
             let kind = EventKind::Fork { child: key };
@@ -413,5 +434,25 @@ impl Tracker {
         }
         let waiting = waiting.into_iter().map(|(key, _)| (key, Doubt::Loss));
         self.recheck.extend(waiting);
+    }
+}
+
+/// The process that a fact is about, where it names one.
+fn subject(kind: &FactKind) -> Option<Pid> {
+    match *kind {
+        FactKind::Forked { parent, .. } => parent,
+        FactKind::ThreadCreated { process, .. }
+        | FactKind::Execed { process }
+        | FactKind::TaskExited { process, .. }
+        | FactKind::GroupDead { process, .. }
+        | FactKind::Reaped { process, .. }
+        | FactKind::Uid { process, .. }
+        | FactKind::Gid { process, .. }
+        | FactKind::Sid { process }
+        | FactKind::Ptrace { process, .. }
+        | FactKind::Comm { process, .. }
+        | FactKind::Coredump { process, .. } => Some(process),
+        FactKind::Other { process, .. } => process,
+        _ => None,
     }
 }

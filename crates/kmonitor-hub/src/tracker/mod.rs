@@ -6,6 +6,7 @@
 
 mod deaths;
 mod facts;
+mod pids;
 mod process;
 
 use std::collections::VecDeque;
@@ -17,6 +18,7 @@ use kmonitor_source::{
 };
 use rustc_hash::FxHashMap;
 
+use self::pids::Pids;
 use self::process::{Ghost, Process};
 
 /// Who learns what the tracker concludes.
@@ -82,6 +84,8 @@ pub(crate) struct Tracker {
     config: TrackerConfig,
     /// The present owner of each pid that matters. Bounded by `pid_max`.
     current: FxHashMap<Pid, Process>,
+    /// All pids of `current`, `parked` and `ghosts`, and perhaps a few more.
+    pids: Pids,
     /// Former owners whose last reports are still due. Each leaves at its
     /// deadline at the latest.
     parked: FxHashMap<Pid, Vec<Process>>,
@@ -108,6 +112,7 @@ impl Tracker {
         Self {
             config,
             current: FxHashMap::default(),
+            pids: Pids::default(),
             parked: FxHashMap::default(),
             ghosts: FxHashMap::default(),
             deadlines: VecDeque::new(),
@@ -173,7 +178,7 @@ impl Tracker {
         // With the whole host tracked, who is not in the table and turns out to
         // be dead has had its exit told, or died before we listened.
         process.told_to_host = self.host;
-        self.current.insert(pid, process);
+        self.enter(pid, process);
         key
     }
 
@@ -245,6 +250,11 @@ impl Tracker {
             parked.retain(|process| keep(process.key));
             !parked.is_empty()
         });
+        self.pids.clear();
+        let pids = self.current.keys().chain(self.parked.keys());
+        for pid in pids.chain(self.ghosts.keys()) {
+            self.pids.insert(*pid);
+        }
         let current = self.current.values();
         self.holds = current
             .chain(self.parked.values().flatten())
@@ -261,7 +271,7 @@ impl Tracker {
                 let mut process = Process::found(key, None);
                 process.parent = entry.parent;
                 process.only_listed = true;
-                self.current.insert(entry.pid, process);
+                self.enter(entry.pid, process);
                 self.recheck.push((key, Doubt::NewToUs));
             }
         }
@@ -319,11 +329,26 @@ impl Tracker {
     fn entry(&mut self, pid: Pid) -> Option<&mut Process> {
         if self.host && !self.current.contains_key(&pid) {
             let key = self.new_key(pid);
-            self.current.insert(pid, Process::found(key, None));
+            self.enter(pid, Process::found(key, None));
         }
         let process = self.current.get_mut(&pid)?;
         process.only_listed = false;
         Some(process)
+    }
+
+    fn enter(&mut self, pid: Pid, process: Process) {
+        self.pids.insert(pid);
+        self.current.insert(pid, process);
+    }
+
+    /// Called where something of a pid has left the table.
+    fn left(&mut self, pid: Pid) {
+        if !self.current.contains_key(&pid)
+            && !self.parked.contains_key(&pid)
+            && !self.ghosts.contains_key(&pid)
+        {
+            self.pids.remove(pid);
+        }
     }
 
     fn find(&self, key: ProcessKey) -> Option<&Process> {
@@ -392,6 +417,7 @@ impl Tracker {
         {
             self.holds -= 1;
         }
+        self.left(pid);
     }
 }
 

@@ -118,6 +118,17 @@ impl Process {
         };
     }
 
+    /// Touches what an event will need.
+    pub(super) fn warm(&self) -> ProcessKey {
+        std::hint::black_box((
+            self.codes,
+            self.complete,
+            self.dying.is_some(),
+            self.bound_at,
+        ));
+        self.key
+    }
+
     /// A report says when it died, which until then was only known to be past.
     pub(super) fn died_at(&mut self, time: Timestamp) {
         if let Some(dying) = &mut self.dying {

@@ -73,7 +73,7 @@ async fn an_overflow_never_ends_the_reading() {
     kernel.spawn().unwrap();
 }
 
-/// Once counts that the kernel has no business to give overflowed, which took
+/// Once such counts overflowed when they were added up, which in a debug build took
 /// the hub's task down.
 #[tokio::test(start_paused = true)]
 async fn losses_beyond_counting_are_still_told() {

@@ -9,13 +9,15 @@ use kmonitor_source::{
     Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture, ThreadState,
 };
 
+type Happening = Box<dyn Fn(&SimKernel) + Send + Sync>;
+
 /// The simulated kernel's probe, with faults on demand and with things that
 /// happen while it looks. It has nothing to hold processes by.
 pub(crate) struct FaultyProbe {
     probe: SimProbe,
     kernel: SimKernel,
     faults: Arc<Faults>,
-    during_listing: Option<Box<dyn Fn(&SimKernel) + Send + Sync>>,
+    during_listing: Option<Happening>,
 }
 
 /// What is wrong with a [`FaultyProbe`], and how often it was asked.

@@ -21,9 +21,9 @@ fn seeds() -> std::ops::Range<u64> {
 async fn random_host(seed: u64) -> (SimKernel, Hub, Subscription) {
     let config = SimConfig::default()
         .seed(seed)
-        .pid_max(if seed % 3 == 0 { 40 } else { 400 })
-        .exit_delay(if seed % 2 == 0 { 0.3 } else { 0.0 })
-        .status_readable(seed % 7 != 0);
+        .pid_max(if seed.is_multiple_of(3) { 40 } else { 400 })
+        .exit_delay(if seed.is_multiple_of(2) { 0.3 } else { 0.0 })
+        .status_readable(!seed.is_multiple_of(7));
     let (kernel, hub) = hub_on(config).await;
     let stream = subscribe(&hub, Filter::host().events(EventMask::all())).await;
     (kernel, hub, stream)
