@@ -73,8 +73,8 @@ async fn an_overflow_never_ends_the_reading() {
     kernel.spawn().unwrap();
 }
 
-/// Once such counts overflowed when they were added up, which in a debug build took
-/// the hub's task down.
+/// Once such counts overflowed when they were added up, which took down the task
+/// of a hub built for debugging.
 #[tokio::test(start_paused = true)]
 async fn losses_beyond_counting_are_still_told() {
     let (kernel, hub) = hub().await;
