@@ -52,8 +52,7 @@ impl Scan {
             return;
         }
         // Who was reaped before its exit was reported has no parent any more. If
-        // it is older than the look and was not in the table, it may have been
-        // anybody's child. (Who is younger was made a member at its birth.)
+        // it is older than the look, it may have been anybody's child. (Who is younger was made a member at its birth.)
         let anybodys =
             parent.is_none() && tracker.key_of(process).is_none() && !self.born.contains(&process);
         let member = |id: SubscriptionId, pid: Pid| {
@@ -168,15 +167,14 @@ impl Dispatcher {
             forks_only: false,
         };
         self.router.add_member(id, key, membership);
-        if self.adopt(key).is_err() {
-            if !had {
-                self.router.remove_member(id, key);
-            }
-            return Descendant::Dead;
+        if self.track(|tracker, cx| tracker.adopt_if_alive(key, cx)) {
+            return Descendant::Taken;
         }
-        match self.tracker.key_of(pid) {
-            Some(alive) if alive == key => Descendant::Taken,
-            _ => Descendant::Dead,
+        // What is still to be read tells of its end, and of its birth before that,
+        // if it was born since we listen.
+        if !had {
+            self.router.remove_member(id, key);
         }
+        Descendant::Dead
     }
 }

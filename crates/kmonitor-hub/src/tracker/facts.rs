@@ -160,6 +160,16 @@ impl Tracker {
             Some(parent) => self.entry(parent).map(|entry| entry.key),
             None => None,
         };
+        if let Some(ghost) = self.ghosts.get_mut(&child).and_then(|it| it.last_mut())
+            && ghost.birth_until.take().is_some_and(|until| time <= until)
+        {
+            // A look was ahead of this: its end has been told already.
+            let kind = EventKind::Fork { child: ghost.key };
+            if let Some(parent) = parent_key {
+                cx.sink.event(&Event::new(time, Some(parent), kind));
+            }
+            return;
+        }
         let mut known = None;
         if let Some(old) = self.current.get_mut(&child) {
             // Found by looking before the report of its birth was read? Then this

@@ -220,6 +220,22 @@ impl Tracker {
         }
     }
 
+    /// As [`adopt`](Self::adopt), but leaves one that is found dead to the reports
+    /// that are still to be read, because those of its birth may be among them.
+    /// Whether it lives.
+    pub(crate) fn adopt_if_alive(&mut self, key: ProcessKey, cx: &mut Cx<'_, impl Sink>) -> bool {
+        let pid = key.pid();
+        let mine = |p: &&Process| p.key == key && p.dying.is_none();
+        let Some(process) = self.current.get(&pid).filter(mine) else {
+            return false;
+        };
+        if process.complete {
+            return true;
+        }
+        self.hold(pid, cx.probe);
+        matches!(self.reseed(pid, cx.probe), Ok(ProcessState::Alive))
+    }
+
     /// Stops tracking a process that nobody is interested in any more.
     pub(crate) fn forget(&mut self, key: ProcessKey) {
         if self.host {

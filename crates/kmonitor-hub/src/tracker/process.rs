@@ -290,13 +290,17 @@ pub(super) struct Ghost {
     /// Whether `threads` is all that is due.
     complete: bool,
     leader_told_maybe: bool,
+    /// Set where it was found by looking, and the report of its birth may still
+    /// be to be read: when its exit was told.
+    pub(super) birth_until: Option<Timestamp>,
     /// Due as well, unless the leader's is: see [`Process::task_exited`].
     swept: Option<Box<FxHashSet<Tid>>>,
 }
 
 impl Ghost {
-    pub(super) fn of(process: &Process) -> Self {
+    pub(super) fn of(process: &Process, now: Timestamp) -> Self {
         Self {
+            birth_until: process.seeded.then_some(now),
             key: process.key,
             threads: process.threads.clone(),
             complete: process.complete,
