@@ -1,5 +1,6 @@
 //! A child that waits for a word before it ends.
 
+use std::io::Read;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
 use kmonitor::Pid;
@@ -12,12 +13,16 @@ pub(crate) struct HeldChild {
 }
 
 impl HeldChild {
+    /// It runs when this returns: its exec has been reported.
     pub(crate) fn shell(script: &str) -> Self {
         let mut child = Command::new("sh")
-            .args(["-c", &format!("read word; {script}")])
+            .args(["-c", &format!("echo; read word; {script}")])
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let output = child.stdout.as_mut().unwrap();
+        output.read_exact(&mut [0]).unwrap();
         let gate = child.stdin.take();
         Self { child, gate }
     }

@@ -49,6 +49,22 @@ pub(crate) fn elsewhere<F: Future<Output = ()>>(
     other.finish();
 }
 
+/// Runs `inside` in a process of its own, because it looks at the whole process
+/// that it runs in.
+pub(crate) fn alone<F: Future<Output = ()>>(test: &str, inside: impl FnOnce() -> F) {
+    let same = |command: &Command| {
+        let mut same = Command::new(command.get_program());
+        same.args(command.get_args());
+        same.envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        same
+    };
+    elsewhere(test, same, |_| {}, inside);
+}
+
 /// This program by a path that a user finds who may not look into the directory
 /// it is in.
 fn by_descriptor() -> String {

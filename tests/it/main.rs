@@ -20,7 +20,6 @@ mod replay;
 mod restricted;
 mod sources;
 mod thread_groups;
-mod tmp_listing;
 mod tree;
 mod world;
 

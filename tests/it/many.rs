@@ -8,6 +8,7 @@ use kmonitor::{Hub, Pid, SourceKind};
 use kmonitor_tests::{Hazard, Scenario};
 
 use crate::HAZARD;
+use crate::elsewhere::alone;
 
 const PROCESSES: usize = 10_000;
 
@@ -15,9 +16,16 @@ fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 #[ignore = "needs the proc connector and room for 10 000 processes"]
-async fn ten_thousand_watches_take_no_descriptors_and_miss_no_exit() {
+fn ten_thousand_watches_take_no_descriptors_and_miss_no_exit() {
+    alone(
+        "many::ten_thousand_watches_take_no_descriptors_and_miss_no_exit",
+        watch_ten_thousand,
+    );
+}
+
+async fn watch_ten_thousand() {
     let hub = Hub::builder()
         .only(SourceKind::Connector)
         .holds_max(None)

@@ -21,7 +21,7 @@ fn everything() -> Filter {
 fn as_recorded(event: &Event) -> Value {
     let mut line = serde_json::to_value(event).unwrap();
     let fields = line.as_object_mut().unwrap();
-    for field in ["key", "incarnation", "inferred"] {
+    for field in ["key", "incarnation", "child_key", "child_incarnation"] {
         fields.remove(field);
     }
     line
@@ -49,7 +49,6 @@ async fn record(seed: u64) -> Vec<Event> {
     let config = SimConfig::default()
         .seed(seed)
         .pid_max(200)
-        .exit_delay(0.1)
         .queue_facts_max(1 << 16);
     let kernel = SimKernel::new(config);
     let hub = Hub::builder()

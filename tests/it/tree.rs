@@ -7,9 +7,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::num::NonZeroUsize;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
-use kmonitor::{Event, EventKind, EventMask, Filter, Hub, Pid, SourceKind, Timestamp};
+use kmonitor::pidfd::LinuxProbe;
+use kmonitor::source::{
+    HeldProcess, Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture,
+    ThreadState,
+};
+use kmonitor::{Event, EventKind, EventMask, Filter, Hub, Pid, SourceKind};
 use kmonitor_tests::Rng;
 
 use crate::patience::{PATIENCE, exit_status, next, rest, soon, until};
@@ -51,7 +56,7 @@ exit $(($$ % 200))
 const DAEMONS: &str = r#"
 i=0
 while [ $i -lt "$1" ]; do
-    sh -c 'setsid sh -c "echo \$\$; read word <&3; exit \$((\$\$ % 200))" & exit 9'
+    sh -c 'setsid sh -c "echo \$\$; read word <&3; exit \$((\$\$ % 200))" & exit 250'
     i=$((i + 1))
 done
 exit $(($$ % 200))
@@ -74,10 +79,17 @@ impl Tree {
     fn plant(script: &str, arguments: &[usize]) -> Self {
         let mut command = Command::new("sh");
         command
-            .args(["-c", &format!("exec 3<&0; read word; {script}"), "sh"])
+            .args([
+                "-c",
+                &format!("echo runs; exec 3<&0; read word; {script}"),
+                "sh",
+            ])
             .args(arguments.iter().map(ToString::to_string))
             .env("SELF", script);
-        Self::start(command)
+        let tree = Self::start(command);
+        // Spawning returns before the exec is reported.
+        assert_eq!(tree.line().unwrap(), "runs");
+        tree
     }
 
     fn start(mut command: Command) -> Self {
@@ -225,6 +237,12 @@ impl Told {
     }
 }
 
+/// Names what one set has more than the other, rather than both.
+fn assert_same(told: &BTreeSet<i32>, due: &BTreeSet<i32>) {
+    let differing: Vec<_> = told.symmetric_difference(due).collect();
+    assert!(differing.is_empty(), "not both told and due: {differing:?}");
+}
+
 /// How many processes such a tree has.
 fn size(generations: usize, width: usize) -> usize {
     (0..=generations).map(|depth| width.pow(depth as u32)).sum()
@@ -241,9 +259,9 @@ async fn every_process_is_told_of(generations: usize, width: usize) {
     assert_eq!(printed.len(), size(generations, width));
     let mut below = printed.clone();
     below.remove(&root.as_raw());
-    assert_eq!(told.born, below);
-    assert_eq!(told.execed, below);
-    assert_eq!(told.ended(), printed);
+    assert_same(&told.born, &below);
+    assert_same(&told.execed, &below);
+    assert_same(&told.ended(), &printed);
     assert!(!told.incomplete, "nothing happened while it was looked for");
     told.assert_statuses();
     drop(stream);
@@ -286,9 +304,9 @@ async fn descendants_that_were_there_before_are_told_of() {
         let told = Told::of(&rest(&mut stream).await);
         let after = shells.rest_of_pids();
         assert_eq!(after.len(), before.len(), "each had one more child");
-        assert_eq!(told.born, after);
-        assert_eq!(told.execed, after);
-        assert_eq!(told.ended(), before.union(&after).copied().collect());
+        assert_same(&told.born, &after);
+        assert_same(&told.execed, &after);
+        assert_same(&told.ended(), &before.union(&after).copied().collect());
         assert!(!told.incomplete, "nobody died while they were looked for");
         told.assert_statuses();
     }
@@ -314,7 +332,7 @@ async fn daemons_stay_in_the_tree_that_they_left() {
         }
     }
     let early = events.iter().filter(|event| exit_status(event).is_some());
-    let mut early = early.filter_map(|event| event.pid());
+    let mut early = early.filter_map(Event::pid);
     assert!(early.all(|pid| !daemons.contains(&pid.as_raw())));
     shells.release();
     while let Some(event) = soon("the end of the stream", stream.next()).await {
@@ -327,7 +345,7 @@ async fn daemons_stay_in_the_tree_that_they_left() {
         assert_eq!(told.ended.get(daemon), Some(&Some(status_of(*daemon))));
     }
     // And those in between, which left them.
-    let between = told.ended.iter().filter(|(_, raw)| **raw == Some(9 << 8));
+    let between = told.ended.iter().filter(|(_, raw)| **raw == Some(250 << 8));
     assert_eq!(between.count(), COUNT);
 }
 
@@ -370,19 +388,7 @@ async fn a_tree_that_grows_while_it_is_looked_for_is_found() {
         shells.pids(at);
         let mut stream = hub.subscribe(tree(shells.root())).await.unwrap();
         let now = descendants(shells.root());
-        let mut events = Vec::new();
-        loop {
-            match tokio::time::timeout(Duration::from_secs(4), stream.next()).await {
-                Ok(Some(event)) => events.push(event),
-                Ok(None) => break,
-                Err(_) => {
-                    for e in &events { eprintln!("EV {e}"); }
-                    eprintln!("NOW {now:?} {:?} root {}", hub.stats().await, shells.root());
-                    panic!("stuck");
-                }
-            }
-        }
-        let told = Told::of(&events);
+        let told = Told::of(&rest(&mut stream).await);
         let missed: Vec<_> = now.difference(&told.born).collect();
         let missed: Vec<_> = missed
             .into_iter()
@@ -394,117 +400,180 @@ async fn a_tree_that_grows_while_it_is_looked_for_is_found() {
     }
 }
 
-/// Root, and below it so many times: a keeper, its child that leaves at the first
-/// word, and the orphan that it leaves behind. All others end at the second.
+/// Root, and below it so many times: a keeper, its child that leaves when its turn
+/// comes (a line each), and the orphan that it leaves behind. All others end at
+/// the end of the input.
 const ORPHANS: &str = r#"
 import os, sys
 count = int(sys.argv[1])
-leave, leaving = os.pipe()
+turns = [os.pipe() for _ in range(count)]
 end, ending = os.pipe()
-for _ in range(count):
+def shut():
+    os.close(ending)
+    for _, write in turns:
+        os.close(write)
+for leave, _ in turns:
     if os.fork() == 0:
         between = os.fork()
         if between == 0:
             if os.fork() == 0:
-                os.close(leaving); os.close(ending)
+                shut()
                 os.write(1, b"%d %d\n" % (os.getpid(), os.getppid()))
                 os.read(end, 1)
                 os._exit(os.getpid() % 200)
-            os.close(leaving); os.close(ending)
+            shut()
             os.read(leave, 1)
             os._exit(os.getpid() % 200)
-        os.close(leaving); os.close(ending)
+        shut()
         os.waitpid(between, 0)
         os.read(end, 1)
         os._exit(os.getpid() % 200)
-sys.stdin.readline()
-os.close(leaving)
-sys.stdin.readline()
+os.write(1, b"all\n")
+for _, write in turns:
+    sys.stdin.readline()
+    os.close(write)
+sys.stdin.read()
 os.close(ending)
 for _ in range(count):
     os.wait()
 os._exit(os.getpid() % 200)
 "#;
 
-/// Between a death and its report, in which its children are handed on first.
-const REPORT_LATENESS: Duration = Duration::from_micros(500);
+type Interruption = Box<dyn FnOnce() + Send>;
 
-/// Processes are handed to another parent while the tree is being read: each is
-/// found, or the stream says that some may be missing; and it says so only where
-/// that may be.
+/// A probe whose look at all processes is interrupted: those below a pid are as
+/// they were before, those from it on as they were after. So it may well happen.
+#[derive(Clone, Default)]
+struct Interrupted {
+    inner: LinuxProbe,
+    next: Arc<Mutex<Option<(i32, Interruption)>>>,
+}
+
+impl ProcessProbe for Interrupted {
+    fn processes(&self, processes: &mut Vec<ProcessEntry>) -> Result<(), ProbeError> {
+        self.inner.processes(processes)?;
+        let next = self.next.lock().unwrap().take();
+        if let Some((from, interruption)) = next {
+            interruption();
+            let mut after = Vec::new();
+            self.inner.processes(&mut after)?;
+            processes.retain(|process| process.pid.as_raw() < from);
+            processes.extend(after.iter().filter(|process| process.pid.as_raw() >= from));
+        }
+        Ok(())
+    }
+
+    fn identify(&self, pid: Pid) -> Result<Identity, ProbeError> {
+        self.inner.identify(pid)
+    }
+
+    fn state(&self, pid: Pid, identity: Option<Identity>) -> Result<ProcessState, ProbeError> {
+        self.inner.state(pid, identity)
+    }
+
+    fn hold(
+        &self,
+        pid: Pid,
+        identity: Option<Identity>,
+    ) -> Result<Option<Box<dyn HeldProcess>>, ProbeError> {
+        self.inner.hold(pid, identity)
+    }
+
+    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<(), ProbeError> {
+        self.inner.threads(pid, threads)
+    }
+
+    fn reaped(&self, pid: Pid, identity: Identity) -> ReapFuture {
+        self.inner.reaped(pid, identity)
+    }
+}
+
+/// A process is handed to another parent while the tree is being read: it is
+/// found, or the stream says that some may be missing. Its own parent is reaped at
+/// once, so that sometimes not even the report of its death names the family.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the proc connector: initial namespaces, and python3"]
 async fn who_is_orphaned_during_the_look_is_found_or_told_to_be_missing() {
-    const ROUNDS: usize = 25;
-    const ORPHANS_EACH: usize = 30;
+    const COUNT: usize = 60;
     let mut rng = Rng::from_env();
-    let hub = connector().await;
+    let probe = Interrupted::default();
+    let builder = Hub::builder().only(SourceKind::Connector);
+    let hub = builder.probe(probe.clone()).open().await.unwrap();
     let observer = connector().await;
-    let (mut found_all, mut told_missing) = (0, 0);
-    for round in 0..ROUNDS {
-        let mut python = Command::new("python3");
-        python.args(["-c", ORPHANS, &ORPHANS_EACH.to_string()]);
-        let mut processes = Tree::start(python);
-        let orphans: Vec<(i32, i32)> = (0..ORPHANS_EACH)
-            .map(|_| {
-                let line = processes.line().unwrap();
-                let (orphan, between) = line.split_once(' ').unwrap();
-                (orphan.parse().unwrap(), between.parse().unwrap())
-            })
-            .collect();
-        let leaving = orphans
-            .iter()
-            .map(|(_, between)| Pid::new(*between).unwrap());
-        let leaving = Filter::pids(leaving).events(EventMask::EXIT);
-        let mut leaving = observer.subscribe(leaving).await.unwrap();
 
-        // The first word, and then the call; how far apart, chance decides.
-        let spins = rng.below(400_000);
-        processes.go();
-        for _ in 0..spins {
-            std::hint::spin_loop();
+    let mut python = Command::new("python3");
+    python.args(["-c", ORPHANS, &COUNT.to_string()]);
+    let processes = Arc::new(Mutex::new(Tree::start(python)));
+    let root = processes.lock().unwrap().root();
+    // As they are forked: of each its pid, and that of the one between.
+    let mut pairs = Vec::new();
+    let mut all = false;
+    while pairs.len() < COUNT || !all {
+        let line = processes.lock().unwrap().line().unwrap();
+        match line.split_once(' ') {
+            Some((orphan, between)) => {
+                let pair: (i32, i32) = (orphan.parse().unwrap(), between.parse().unwrap());
+                pairs.push(pair);
+            }
+            None => all = true,
         }
-        let called = Timestamp::now();
-        let mut stream = hub.subscribe(tree(processes.root())).await.unwrap();
-        let returned = Timestamp::now();
+    }
+    let leavers = pairs.iter().map(|(_, between)| Pid::new(*between).unwrap());
+    let leavers = Filter::pids(leavers).events(EventMask::EXIT);
+    let mut leavers = observer.subscribe(leavers).await.unwrap();
+    let (tell, left) = mpsc::channel();
+    tokio::spawn(async move {
+        while let Some(event) = leavers.next().await {
+            if tell.send(event.pid().unwrap().as_raw()).is_err() {
+                return;
+            }
+        }
+    });
 
-        let left: BTreeMap<i32, Timestamp> = rest(&mut leaving)
-            .await
-            .iter()
-            .map(|event| (event.pid().unwrap().as_raw(), event.time))
-            .collect();
-        processes.go();
+    let left = Arc::new(Mutex::new(left));
+    let mut streams = Vec::new();
+    pairs.sort_unstable_by_key(|(_, between)| *between);
+    for (orphan, between) in &pairs {
+        // Whose turn it is, the order of the pipes decides, and of the pids only
+        // mostly: the look is cut within the family or close by.
+        let from = if rng.chance(1, 2) { *orphan } else { *between };
+        let (processes, left) = (Arc::clone(&processes), Arc::clone(&left));
+        let (say, heard) = mpsc::channel();
+        let interruption = move || {
+            processes.lock().unwrap().go();
+            // Its exit is in all queues when it was told to another listener.
+            let gone = left.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            say.send(gone).unwrap();
+        };
+        *probe.next.lock().unwrap() = Some((from, Box::new(interruption)));
+        let stream = soon("the subscription", hub.subscribe(tree(root))).await;
+        streams.push((from, heard.try_recv().unwrap(), stream.unwrap()));
+    }
+    processes.lock().unwrap().release();
+    let mut gone_before = BTreeSet::new();
+    let (mut found, mut told_missing) = (0, 0);
+    for (from, between, mut stream) in streams {
         let told = Told::of(&rest(&mut stream).await);
-        told.assert_statuses();
-
-        // Whom it could not see at all: an orphan before it was asked.
-        let was_there = |between: &i32| left[between] > called.saturating_add(REPORT_LATENESS);
-        let missed: Vec<_> = orphans
-            .iter()
-            .filter(|(orphan, between)| was_there(between) && !told.ended.contains_key(orphan))
-            .map(|(orphan, between)| {
-                let after = left[between].saturating_since(called);
-                (orphan, after)
-            })
-            .collect();
-        let whole = returned.saturating_since(called);
-        assert!(
-            missed.is_empty() || told.incomplete,
-            "round {round}: of {ORPHANS_EACH} orphaned within {whole:?}, silently: {missed:?}"
-        );
-        if told.incomplete {
-            let from = called.as_nanos() - REPORT_LATENESS.as_nanos() as u64;
-            let during =
-                |time: &&Timestamp| (from..=returned.as_nanos()).contains(&time.as_nanos());
-            assert!(
-                left.values().any(|time| during(&time)),
-                "round {round}: nobody died"
-            );
+        told.assert_known_statuses();
+        gone_before.insert(between);
+        for (orphan, parent) in &pairs {
+            let seen = told.ended.contains_key(orphan);
+            if *parent == between {
+                found += u32::from(seen);
+                told_missing += u32::from(told.incomplete);
+                assert!(
+                    seen || told.incomplete,
+                    "{orphan} is missing in silence: {parent} left when the look was at {from}"
+                );
+            } else if !gone_before.contains(parent) {
+                assert!(
+                    seen || told.incomplete,
+                    "{orphan} was no orphan, and is missing"
+                );
+            }
         }
-        found_all += u32::from(missed.is_empty());
-        told_missing += u32::from(told.incomplete);
     }
     eprintln!(
-        "of {ROUNDS} looks {found_all} found all, {told_missing} told that some may be missing"
+        "of {COUNT} looks {found} found the orphan, {told_missing} said that some may be missing"
     );
 }

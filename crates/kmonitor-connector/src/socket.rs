@@ -167,10 +167,19 @@ impl BatchSocket {
 
     /// Reads what is queued, once. Pending where the queue is empty, which then
     /// wakes the task unless the socket was told not to wait.
+    ///
+    /// It reads even where the reactor has not told of anything: that lags behind
+    /// by a turn of the runtime, and pending must mean that the queue was empty.
     fn poll_fill<B: BufMut>(&self, cx: &mut Context<'_>, buffer: &mut B) -> Poll<io::Result<()>> {
+        let mut found_empty = false;
         loop {
             let readable = if self.reading.borrow().waits {
-                Some(ready!(self.poll_readable(cx))?)
+                // First the question, then the read: what comes in between wakes.
+                match self.poll_readable(cx) {
+                    Poll::Ready(readable) => Some(readable?),
+                    Poll::Pending if found_empty => return Poll::Pending,
+                    Poll::Pending => None,
+                }
             } else {
                 None
             };
@@ -185,7 +194,10 @@ impl BatchSocket {
             };
             match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN) => match readable {
-                    Some(mut readable) => readable.clear_ready(),
+                    Some(mut readable) => {
+                        readable.clear_ready();
+                        found_empty = true;
+                    }
                     None => return Poll::Pending,
                 },
                 Some(Errno::NOBUFS) => return Poll::Ready(Err(error)),

@@ -52,9 +52,9 @@ impl Scan {
             return;
         }
         // Who was reaped before its exit was reported has no parent any more. If
-        // it is older than the look, it may have been anybody's child. (Who is younger was made a member at its birth.)
-        let anybodys =
-            parent.is_none() && tracker.key_of(process).is_none() && !self.born.contains(&process);
+        // it is older than the look, it may have been anybody's child. (Who is
+        // younger was made a member at its birth.)
+        let anybodys = parent.is_none() && !self.born.contains(&process);
         let member = |id: SubscriptionId, pid: Pid| {
             let key = tracker.key_of(pid);
             key.is_some_and(|key| router.has_member(id, key))

@@ -179,9 +179,13 @@ impl Tracker {
                 && (old.only_listed
                     || old.is_identified()
                         && !matches!(ask(old, cx.probe), Ok(ProcessState::Gone)));
+            let died = old.dying.filter(|_| old.seeded).map(|it| it.death.time);
             if same {
                 old.reborn(parent);
                 known = Some(old.key);
+            } else if died.is_some_and(|died| time <= died) {
+                // A look was ahead of this too: nobody new was born.
+                return;
             } else {
                 self.supersede(child, cx);
             }
