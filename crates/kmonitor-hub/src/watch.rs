@@ -40,7 +40,7 @@ impl Watch {
     }
 
     /// Waits until the process is dead: all its threads. The status may be
-    /// [`Status::Pending`] then.
+    /// [`Status::Pending`](kmonitor_event::Status::Pending) then.
     ///
     /// # Errors
     /// The hub was closed first.
