@@ -17,6 +17,7 @@ use tokio::runtime::Runtime;
 
 use crate::feed::Feed;
 use crate::probe::AllAlive;
+use crate::workload::matched_order;
 
 /// How many facts are dispatched at most before the queues are read: as many as
 /// the default queue holds, so that one subscriber can get all of them.
@@ -32,6 +33,8 @@ pub struct Stage {
     hub: Hub,
     feed: Feed,
     subscriptions: Vec<Subscription>,
+    /// In which order the matched facts are about them.
+    order: Vec<usize>,
     sent: u64,
     read: u64,
 }
@@ -77,6 +80,7 @@ impl Stage {
             runtime,
             hub,
             feed,
+            order: matched_order(subscriptions.len()),
             subscriptions,
             sent: 0,
             read: 0,
@@ -103,7 +107,7 @@ impl Stage {
         let mut cx = Context::from_waker(Waker::noop());
         let began = Instant::now();
         for hit in 0..facts.min(subscribers) {
-            let subscription = &mut self.subscriptions[(first + hit) % subscribers];
+            let subscription = &mut self.subscriptions[self.order[(first + hit) % subscribers]];
             while let Poll::Ready(Some(event)) = Pinned::new(&mut *subscription).poll_next(&mut cx)
             {
                 self.read += u64::from(matches!(event.kind, EventKind::Exec));

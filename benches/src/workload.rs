@@ -85,15 +85,19 @@ fn lives(pids: &[Pid], parent: Pid) -> Arc<[Fact]> {
 #[must_use]
 pub fn matched(population: &Population) -> Arc<[Fact]> {
     let pids = &population.subscribed;
+    let order = matched_order(pids.len());
     let whole_rounds = RING_FACTS.div_ceil(pids.len()) * pids.len();
-    let execs = pids.iter().cycle().take(whole_rounds);
-    stamped(execs.map(|pid| FactKind::Execed { process: *pid }))
+    let execs = order.iter().cycle().take(whole_rounds);
+    stamped(execs.map(|at| FactKind::Execed { process: pids[*at] }))
 }
 
-/// Whom a fact of [`matched`] is about.
+/// Whom the facts of [`matched`] are about, of so many: not in the order in which
+/// they were subscribed to, which is how they lie in memory.
 #[must_use]
-pub fn matched_index(population: &Population, at: usize) -> usize {
-    at % population.subscribed.len()
+pub fn matched_order(subscribed: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..subscribed).collect();
+    Rng::new(13).shuffle(&mut order);
+    order
 }
 
 fn stamped(kinds: impl Iterator<Item = FactKind>) -> Arc<[Fact]> {

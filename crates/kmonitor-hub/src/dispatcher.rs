@@ -18,8 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::command::{Command, Dropped, Sweep};
-use crate::queue::Queue;
-use crate::router::{Router, SubscriptionId};
+use crate::router::Router;
 use crate::scan::Scan;
 use crate::stats::HubStats;
 use crate::tracker::{Cx, Now, Tracker};
@@ -37,13 +36,16 @@ const RECHECK_SLICE: usize = 256;
 /// How many facts are looked up ahead of being acted on. With thousands of
 /// subscriptions each step of a delivery waits for memory; done step by step for
 /// many facts, those waits overlap (`benches/`, dispatch).
-const WARM_AHEAD: usize = 16;
+const WARM_AHEAD: usize = 64;
 
 /// How many batches are read at most before a command is carried out.
 const DRAIN_BATCHES_MAX: usize = 64;
 
 /// How many commands are carried out together, with one change of interest.
 const COMMANDS_PER_TURN: usize = 256;
+
+/// Something of each fact that is looked up ahead.
+type Few<T> = SmallVec<[T; WARM_AHEAD]>;
 
 type Reaping = futures::future::BoxFuture<'static, (ProcessKey, Result<Status, ProbeError>)>;
 
@@ -424,17 +426,22 @@ pub(super) enum Stop {
     Failed(SourceError),
 }
 
-/// Brings what a few facts need into the cache, one step for all of them after
-/// the other. Has no other effect.
+/// Brings what a few facts need into the cache. Has no other effect.
+///
+/// One step for all facts after the other, and each step as short as it can be:
+/// so many loads are under way at a time as the processor can keep in mind.
 fn warm(facts: &[Fact], tracker: &Tracker, router: &Router) {
-    let keys: SmallVec<[ProcessKey; WARM_AHEAD]> =
-        facts.iter().filter_map(|fact| tracker.warm(fact)).collect();
-    let ids: SmallVec<[SubscriptionId; WARM_AHEAD]> = keys
-        .iter()
-        .filter_map(|key| router.warm_routes(*key))
-        .collect();
-    let queues: SmallVec<[&Queue; WARM_AHEAD]> =
-        ids.iter().map(|id| router.warm_subscription(*id)).collect();
+    let mut pids = Few::default();
+    pids.extend(facts.iter().filter_map(Tracker::subject));
+    tracker.warm_pids(&pids);
+    let mut places = Few::default();
+    places.extend(pids.iter().filter_map(|pid| tracker.place(*pid)));
+    let mut keys = Few::default();
+    keys.extend(places.iter().filter_map(|place| tracker.key_at(*place)));
+    let mut slots = Few::default();
+    slots.extend(keys.iter().filter_map(|key| router.first_route(*key)));
+    let mut queues = Few::default();
+    queues.extend(slots.iter().map(|slot| router.queue(*slot)));
     for queue in queues {
         queue.warm();
     }

@@ -4,6 +4,10 @@
 //! at once, so both touch the lock once per batch or less. What does not fit is
 //! counted; because a full queue stays full until everything is taken, the loss
 //! always stands after the events that were queued before it: its true place.
+//!
+//! The first event lies beside the lock: of thousands of subscribers most have at
+//! most one waiting, and then a delivery touches one place in memory and there is
+//! no buffer to allocate.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,32 +17,80 @@ use futures::task::AtomicWaker;
 use kmonitor_event::{Event, EventKind, LossOrigin, Lost, Timestamp};
 
 /// Shared by the dispatcher and one subscriber.
+///
+/// All that a delivery and a wake-up need fills two lines of the cache.
+#[repr(C, align(64))]
 pub(crate) struct Queue {
-    state: Mutex<State>,
     waker: AtomicWaker,
+    state: Mutex<State>,
+    capacity: u32,
 }
 
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Queue>() <= 128);
+
+#[repr(C)]
 struct State {
-    events: VecDeque<Event>,
-    capacity: usize,
-    /// What did not fit since the last take.
+    first: Option<Event>,
+    rest: Option<Box<Rest>>,
+}
+
+/// What a queue needs that ever held more than one event, or has ended.
+#[derive(Default)]
+struct Rest {
+    /// What came after the first.
+    more: Vec<Event>,
+    losses: Option<Losses>,
+    ended: bool,
+}
+
+/// What did not fit since the last take.
+#[derive(Default)]
+struct Losses {
     overflow: Option<(u64, Timestamp)>,
     /// A loss of the kernel's that found the queue full: it may not be dropped.
-    kernel_loss: Option<(Option<u64>, Timestamp)>,
-    ended: bool,
+    kernel: Option<(Option<u64>, Timestamp)>,
+}
+
+impl Losses {
+    fn note(&mut self, event: &Event) {
+        if let EventKind::Lost(Lost {
+            origin: LossOrigin::Kernel,
+            count,
+            ..
+        }) = event.kind
+        {
+            let sum = match self.kernel {
+                Some((earlier, _)) => earlier.zip(count).map(|(a, b)| a.saturating_add(b)),
+                None => count,
+            };
+            self.kernel = Some((sum, event.time));
+        } else {
+            let (lost, since) = self.overflow.unwrap_or((0, event.time));
+            self.overflow = Some((lost + 1, since));
+        }
+    }
+
+    fn events(self) -> impl Iterator<Item = Event> {
+        let event =
+            |origin, count, time| Event::new(time, None, EventKind::Lost(Lost::new(origin, count)));
+        let own = self.overflow;
+        let own = own.map(move |(n, time)| event(LossOrigin::Subscription, Some(n), time));
+        let kernel = self.kernel;
+        let kernel = kernel.map(move |(n, time)| event(LossOrigin::Kernel, n, time));
+        own.into_iter().chain(kernel)
+    }
 }
 
 impl Queue {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
-            state: Mutex::new(State {
-                events: VecDeque::new(),
-                capacity: capacity.max(1),
-                overflow: None,
-                kernel_loss: None,
-                ended: false,
-            }),
             waker: AtomicWaker::new(),
+            state: Mutex::new(State {
+                first: None,
+                rest: None,
+            }),
+            capacity: u32::try_from(capacity).unwrap_or(u32::MAX).max(1),
         }
     }
 
@@ -47,34 +99,26 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an event, or counts it as lost. Whether it fitted.
+    /// Adds an event, or counts it as lost. Whether it is told, now or as part of
+    /// a sum.
     pub(crate) fn push(&self, event: &Event) -> bool {
         let mut state = self.lock();
-        if state.events.len() < state.capacity {
-            state.events.push_back(*event);
+        if state.first.is_none() {
+            state.first = Some(*event);
             return true;
         }
-        if let EventKind::Lost(Lost {
-            origin: LossOrigin::Kernel,
-            count,
-            ..
-        }) = event.kind
-        {
-            let sum = match state.kernel_loss {
-                Some((earlier, _)) => earlier.zip(count).map(|(a, b)| a.saturating_add(b)),
-                None => count,
-            };
-            state.kernel_loss = Some((sum, event.time));
+        let rest = state.rest.get_or_insert_default();
+        if rest.more.len() + 1 < self.capacity as usize {
+            rest.more.push(*event);
             return true;
         }
-        let (lost, since) = state.overflow.unwrap_or((0, event.time));
-        state.overflow = Some((lost + 1, since));
-        false
+        rest.losses.get_or_insert_default().note(event);
+        matches!(event.kind, EventKind::Lost(lost) if lost.origin == LossOrigin::Kernel)
     }
 
     /// Touches what a push will need, without the lock.
     pub(crate) fn warm(&self) {
-        std::hint::black_box(self.state.is_poisoned());
+        std::hint::black_box((self.state.is_poisoned(), self.capacity));
     }
 
     /// Wakes the subscriber, once per batch.
@@ -84,50 +128,50 @@ impl Queue {
 
     /// No event will follow, unless [`reopen`](Self::reopen) is called.
     pub(crate) fn end(&self) {
-        self.lock().ended = true;
+        self.lock().rest.get_or_insert_default().ended = true;
         self.wake();
     }
 
     /// Events may follow again.
     pub(crate) fn reopen(&self) {
-        self.lock().ended = false;
+        if let Some(rest) = &mut self.lock().rest {
+            rest.ended = false;
+        }
     }
 
-    /// Moves all that is there to the end of `events`, or says that there is
-    /// nothing yet (pending) or any more (false).
+    /// The first of what is there, and the others at the end of `rest`; `None`
+    /// when nothing will follow any more.
     pub(crate) fn poll_take(
         &self,
         cx: &mut Context<'_>,
-        events: &mut VecDeque<Event>,
-    ) -> Poll<bool> {
-        if let Some(more) = self.take(events) {
-            return Poll::Ready(more);
+        rest: &mut VecDeque<Event>,
+    ) -> Poll<Option<Event>> {
+        if let Some(taken) = self.take(rest) {
+            return Poll::Ready(taken);
         }
         self.waker.register(cx.waker());
         // What was pushed between the first look and the registration.
-        match self.take(events) {
-            Some(more) => Poll::Ready(more),
+        match self.take(rest) {
+            Some(taken) => Poll::Ready(taken),
             None => Poll::Pending,
         }
     }
 
-    fn take(&self, events: &mut VecDeque<Event>) -> Option<bool> {
+    fn take(&self, rest: &mut VecDeque<Event>) -> Option<Option<Event>> {
         let mut state = self.lock();
-        // Copied, so that each side keeps to a buffer of its own: the one that
-        // the dispatcher writes to stays in its cache.
-        events.append(&mut state.events);
-        if let Some((count, time)) = state.overflow.take() {
-            let lost = Lost::new(LossOrigin::Subscription, Some(count));
-            events.push_back(Event::new(time, None, EventKind::Lost(lost)));
+        let Some(first) = state.first.take() else {
+            // Without a first there are no others.
+            let ended = state.rest.as_ref().is_some_and(|rest| rest.ended);
+            return ended.then_some(None);
+        };
+        if let Some(others) = &mut state.rest {
+            // Copied, so that each side keeps to a buffer of its own: the one
+            // that the dispatcher writes to stays in its cache.
+            rest.extend(others.more.drain(..));
+            let losses = others.losses.take();
+            rest.extend(losses.into_iter().flat_map(Losses::events));
         }
-        if let Some((count, time)) = state.kernel_loss.take() {
-            let lost = Lost::new(LossOrigin::Kernel, count);
-            events.push_back(Event::new(time, None, EventKind::Lost(lost)));
-        }
-        if !events.is_empty() {
-            return Some(true);
-        }
-        state.ended.then_some(false)
+        Some(Some(first))
     }
 }
 
@@ -141,10 +185,14 @@ mod tests {
     }
 
     fn take(queue: &Queue) -> Vec<EventKind> {
-        let mut events = VecDeque::new();
+        let mut rest = VecDeque::new();
         let waker = noop_waker();
-        let _ = queue.poll_take(&mut Context::from_waker(&waker), &mut events);
-        events.iter().map(|event| event.kind).collect()
+        let first = queue.poll_take(&mut Context::from_waker(&waker), &mut rest);
+        let Poll::Ready(Some(first)) = first else {
+            panic!("nothing there");
+        };
+        let events = std::iter::once(first).chain(rest);
+        events.map(|event| event.kind).collect()
     }
 
     #[test]
@@ -178,11 +226,11 @@ mod tests {
         queue.end();
         let waker = noop_waker();
         let mut cx = Context::from_waker(&waker);
-        let mut events = VecDeque::new();
-        assert_eq!(queue.poll_take(&mut cx, &mut events), Poll::Ready(true));
-        events.clear();
-        assert_eq!(queue.poll_take(&mut cx, &mut events), Poll::Ready(false));
+        let mut rest = VecDeque::new();
+        let first = queue.poll_take(&mut cx, &mut rest);
+        assert!(matches!(first, Poll::Ready(Some(_))) && rest.is_empty());
+        assert_eq!(queue.poll_take(&mut cx, &mut rest), Poll::Ready(None));
         queue.reopen();
-        assert_eq!(queue.poll_take(&mut cx, &mut events), Poll::Pending);
+        assert_eq!(queue.poll_take(&mut cx, &mut rest), Poll::Pending);
     }
 }

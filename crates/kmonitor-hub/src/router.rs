@@ -4,11 +4,14 @@
 //! nobody wants costs one look-up, and one that k want costs k, however many
 //! subscriptions there are.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::slice;
 use std::sync::Arc;
 
 use kmonitor_event::{Event, EventKind, EventMask, Exit, Lost, ProcessKey, Timestamp};
 use kmonitor_source::Identity;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -19,9 +22,16 @@ use crate::tracker::Sink;
 /// A subscription's place in the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct SubscriptionId {
-    slot: usize,
-    /// Tells it from the slot's later tenants.
-    serial: u64,
+    slot: u32,
+    /// Tells it from the slot's other tenants, as long as it is not kept over
+    /// four thousand million subscriptions.
+    serial: u32,
+}
+
+impl SubscriptionId {
+    fn slot(self) -> usize {
+        self.slot as usize
+    }
 }
 
 /// How a process belongs to a subscription.
@@ -33,42 +43,103 @@ pub(crate) struct Membership {
     pub(crate) forks_only: bool,
 }
 
+/// That a process belongs to a subscription. Gone before the subscription is, so
+/// it does without the serial number.
 #[derive(Clone, Copy)]
 struct Route {
-    subscription: SubscriptionId,
+    slot: u32,
     membership: Membership,
 }
 
-/// Who wants to know of one process.
+/// Who wants to know of one process. Small, because with many subscriptions it
+/// is memory like this that a delivery has to wait for.
+enum Routes {
+    /// One subscription and nothing else: nearly always it is this,
+    Subscription(Route),
+    /// or one watch and nothing else.
+    Watch(Arc<Latch>),
+    Several(Box<Several>),
+}
+
 #[derive(Default)]
-struct Routes {
-    subscriptions: SmallVec<[Route; 2]>,
-    watches: SmallVec<[Arc<Latch>; 1]>,
+struct Several {
+    subscriptions: Vec<Route>,
+    watches: Vec<Arc<Latch>>,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self::Several(Box::default())
+    }
 }
 
 impl Routes {
     fn is_empty(&self) -> bool {
-        self.subscriptions.is_empty() && self.watches.is_empty()
+        self.subscriptions().is_empty() && self.watches().is_empty()
+    }
+
+    fn subscriptions(&self) -> &[Route] {
+        match self {
+            Self::Subscription(route) => slice::from_ref(route),
+            Self::Watch(_) => &[],
+            Self::Several(several) => &several.subscriptions,
+        }
+    }
+
+    fn watches(&self) -> &[Arc<Latch>] {
+        match self {
+            Self::Subscription(_) => &[],
+            Self::Watch(latch) => slice::from_ref(latch),
+            Self::Several(several) => &several.watches,
+        }
+    }
+
+    /// Changes what there is, in the general form.
+    fn change<R>(&mut self, change: impl FnOnce(&mut Several) -> R) -> R {
+        let mut several = match std::mem::take(self) {
+            Self::Subscription(route) => Box::new(Several {
+                subscriptions: vec![route],
+                watches: Vec::new(),
+            }),
+            Self::Watch(watch) => Box::new(Several {
+                subscriptions: Vec::new(),
+                watches: vec![watch],
+            }),
+            Self::Several(several) => several,
+        };
+        let result = change(&mut several);
+        *self = match (&several.subscriptions[..], &several.watches[..]) {
+            ([route], []) => Self::Subscription(*route),
+            ([], [watch]) => Self::Watch(Arc::clone(watch)),
+            _ => Self::Several(several),
+        };
+        result
     }
 }
 
+/// What a delivery needs of a subscription, apart from its queue.
 struct Subscription {
-    serial: u64,
     queue: Arc<Queue>,
+    serial: u32,
     mask: EventMask,
+    touched: bool,
+    rest: Box<Rest>,
+}
+
+/// What a delivery does not need.
+struct Rest {
     host: bool,
     /// Whether it follows the children of any process.
     follows: bool,
     /// Whether it stays when its last process has gone.
     keep_open: bool,
     members: FxHashSet<ProcessKey>,
-    touched: bool,
 }
 
 impl Subscription {
     /// Whether it has nothing left to wait for.
     fn is_bereft(&self) -> bool {
-        self.members.is_empty() && !self.host && !self.keep_open
+        self.rest.members.is_empty() && !self.rest.host && !self.rest.keep_open
     }
 }
 
@@ -76,18 +147,41 @@ impl Subscription {
 #[derive(Default)]
 pub(crate) struct Router {
     subscriptions: Slab<Subscription>,
-    index: FxHashMap<ProcessKey, Routes>,
+    /// By incarnation, which names a process as well as its whole key.
+    index: HashMap<u64, Routes, BuildHasherDefault<InARow>>,
     host: Vec<SubscriptionId>,
     trees: Vec<SubscriptionId>,
-    next_serial: u64,
+    next_serial: u32,
     /// What the host subscriptions want together.
     host_mask: EventMask,
-    touched: Vec<SubscriptionId>,
+    touched: Vec<u32>,
     /// Processes whose last route is gone since they were last asked for.
     orphaned: Vec<ProcessKey>,
     reapings: Vec<(ProcessKey, Identity)>,
     watches: usize,
     pub(crate) counts: Counts,
+}
+
+/// Hashes incarnations, which count up: those given out together lie together in
+/// memory, and none are in each other's way.
+#[derive(Default)]
+struct InARow(u64);
+
+impl Hasher for InARow {
+    fn write_u64(&mut self, incarnation: u64) {
+        // The low bits choose the place. The high ones tell neighbours apart.
+        self.0 = incarnation ^ (incarnation << 57);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// What the router has done so far.
@@ -109,31 +203,35 @@ impl Router {
         keep_open: bool,
     ) -> SubscriptionId {
         let serial = self.next_serial;
-        self.next_serial += 1;
+        self.next_serial = serial.wrapping_add(1);
         let slot = self.subscriptions.insert(Subscription {
-            serial,
             queue,
+            serial,
             mask,
-            host: false,
-            follows: false,
-            keep_open,
-            members: FxHashSet::default(),
             touched: false,
+            rest: Box::new(Rest {
+                host: false,
+                follows: false,
+                keep_open,
+                members: FxHashSet::default(),
+            }),
         });
+        // One takes more memory than there are bytes for so many.
+        let slot = u32::try_from(slot).unwrap_or(u32::MAX);
         SubscriptionId { slot, serial }
     }
 
     /// Whether the subscription is still there.
     pub(crate) fn contains(&self, id: SubscriptionId) -> bool {
-        let subscription = self.subscriptions.get(id.slot);
+        let subscription = self.subscriptions.get(id.slot());
         subscription.is_some_and(|subscription| subscription.serial == id.serial)
     }
 
     /// Gives a subscription the events of every process.
     pub(crate) fn add_host(&mut self, id: SubscriptionId) {
-        let subscription = &mut self.subscriptions[id.slot];
-        if !subscription.host {
-            subscription.host = true;
+        let subscription = &mut self.subscriptions[id.slot()];
+        if !subscription.rest.host {
+            subscription.rest.host = true;
             self.host.push(id);
             self.update_host_mask();
         }
@@ -146,31 +244,32 @@ impl Router {
         key: ProcessKey,
         membership: Membership,
     ) {
-        let subscription = &mut self.subscriptions[id.slot];
-        if membership.follow && !subscription.follows {
-            subscription.follows = true;
+        let subscription = &mut self.subscriptions[id.slot()];
+        if membership.follow && !subscription.rest.follows {
+            subscription.rest.follows = true;
             self.trees.push(id);
         }
-        let routes = self.index.entry(key).or_default();
-        if subscription.members.insert(key) {
+        let is_new = subscription.rest.members.insert(key);
+        if is_new {
             subscription.queue.reopen();
-            routes.subscriptions.push(Route {
-                subscription: id,
-                membership,
-            });
-        } else if let Some(route) = routes
-            .subscriptions
-            .iter_mut()
-            .find(|route| route.subscription == id)
-        {
-            route.membership.follow |= membership.follow;
-            route.membership.forks_only &= membership.forks_only;
         }
+        let routes = self.index.entry(key.incarnation()).or_default();
+        routes.change(|routes| {
+            let slot = id.slot;
+            let routes = &mut routes.subscriptions;
+            match routes.iter_mut().find(|route| route.slot == slot) {
+                Some(route) => {
+                    route.membership.follow |= membership.follow;
+                    route.membership.forks_only &= membership.forks_only;
+                }
+                None => routes.push(Route { slot, membership }),
+            }
+        });
     }
 
     /// Takes one process away from a subscription. Whether it had it.
     pub(crate) fn remove_member(&mut self, id: SubscriptionId, key: ProcessKey) -> bool {
-        if !self.subscriptions[id.slot].members.remove(&key) {
+        if !self.subscriptions[id.slot()].rest.members.remove(&key) {
             return false;
         }
         self.remove_route(key, id);
@@ -179,36 +278,36 @@ impl Router {
     }
 
     pub(crate) fn members(&self, id: SubscriptionId) -> impl Iterator<Item = ProcessKey> + '_ {
-        self.subscriptions[id.slot].members.iter().copied()
+        self.subscriptions[id.slot()].rest.members.iter().copied()
     }
 
     /// Whether a process belongs to a subscription.
     pub(crate) fn has_member(&self, id: SubscriptionId, key: ProcessKey) -> bool {
-        self.contains(id) && self.subscriptions[id.slot].members.contains(&key)
+        self.contains(id) && self.subscriptions[id.slot()].rest.members.contains(&key)
     }
 
     /// Whether a process belongs to a subscription together with its children.
     pub(crate) fn follows_from(&self, id: SubscriptionId, key: ProcessKey) -> bool {
-        let routes = self.index.get(&key).into_iter();
-        let mut routes = routes.flat_map(|routes| &routes.subscriptions);
-        routes.any(|route| route.subscription == id && route.membership.follow)
+        let routes = self.routes(key).map_or(&[][..], Routes::subscriptions);
+        let mut follows = routes.iter().filter(|route| route.membership.follow);
+        follows.any(|route| route.slot == id.slot)
     }
 
     pub(crate) fn set_mask(&mut self, id: SubscriptionId, mask: EventMask) {
-        self.subscriptions[id.slot].mask = mask;
+        self.subscriptions[id.slot()].mask = mask;
         self.update_host_mask();
     }
 
     pub(crate) fn mask(&self, id: SubscriptionId) -> EventMask {
-        self.subscriptions[id.slot].mask
+        self.subscriptions[id.slot()].mask
     }
 
     pub(crate) fn follows(&self, id: SubscriptionId) -> bool {
-        self.subscriptions[id.slot].follows
+        self.subscriptions[id.slot()].rest.follows
     }
 
     pub(crate) fn is_host(&self, id: SubscriptionId) -> bool {
-        self.subscriptions[id.slot].host
+        self.subscriptions[id.slot()].rest.host
     }
 
     /// Removes a subscription.
@@ -216,50 +315,51 @@ impl Router {
         if !self.contains(id) {
             return;
         }
-        let subscription = self.subscriptions.remove(id.slot);
-        for key in subscription.members {
+        let subscription = self.subscriptions.remove(id.slot());
+        for key in subscription.rest.members {
             self.remove_route(key, id);
         }
         self.host.retain(|host| *host != id);
         self.trees.retain(|tree| *tree != id);
-        self.touched.retain(|touched| *touched != id);
+        self.touched.retain(|slot| *slot != id.slot);
         self.update_host_mask();
     }
 
-    /// Touches what an event of a process will need: its first subscription.
-    pub(crate) fn warm_routes(&self, key: ProcessKey) -> Option<SubscriptionId> {
-        let routes = self.index.get(&key)?;
-        routes.subscriptions.first().map(|route| route.subscription)
+    /// The first subscription to a process.
+    pub(crate) fn first_route(&self, key: ProcessKey) -> Option<u32> {
+        let route = self.routes(key)?.subscriptions().first();
+        route.map(|route| route.slot)
     }
 
-    /// Touches what a delivery will need: the subscription, and its queue.
-    pub(crate) fn warm_subscription(&self, id: SubscriptionId) -> &Queue {
-        &self.subscriptions[id.slot].queue
+    /// Where the events of a subscription go.
+    pub(crate) fn queue(&self, slot: u32) -> &Queue {
+        &self.subscriptions[slot as usize].queue
     }
 
     pub(crate) fn add_watch(&mut self, key: ProcessKey, latch: Arc<Latch>) {
-        self.index.entry(key).or_default().watches.push(latch);
+        let routes = self.index.entry(key.incarnation()).or_default();
+        routes.change(|routes| routes.watches.push(latch));
         self.watches += 1;
     }
 
     pub(crate) fn remove_watch(&mut self, key: ProcessKey, latch: &Arc<Latch>) {
-        let Some(routes) = self.index.get_mut(&key) else {
+        let Some(routes) = self.index.get_mut(&key.incarnation()) else {
             return;
         };
-        let before = routes.watches.len();
-        routes.watches.retain(|other| !Arc::ptr_eq(other, latch));
-        self.watches -= before - routes.watches.len();
+        let before = routes.watches().len();
+        routes.change(|routes| routes.watches.retain(|it| !Arc::ptr_eq(it, latch)));
+        self.watches -= before - routes.watches().len();
         self.forget_if_empty(key);
     }
 
     /// Sends one event to one subscription, whatever its mask.
     pub(crate) fn tell(&mut self, id: SubscriptionId, event: &Event) {
-        self.deliver(id, event);
+        self.deliver(id.slot, event);
     }
 
     /// Ends a subscription that has nothing left to wait for.
     pub(crate) fn end_if_bereft(&mut self, id: SubscriptionId) {
-        let subscription = &self.subscriptions[id.slot];
+        let subscription = &self.subscriptions[id.slot()];
         if subscription.is_bereft() {
             subscription.queue.end();
         }
@@ -267,8 +367,8 @@ impl Router {
 
     /// Wakes all who got something since the last call.
     pub(crate) fn wake(&mut self) {
-        for id in self.touched.drain(..) {
-            let subscription = &mut self.subscriptions[id.slot];
+        for slot in self.touched.drain(..) {
+            let subscription = &mut self.subscriptions[slot as usize];
             subscription.touched = false;
             subscription.queue.wake();
         }
@@ -280,7 +380,7 @@ impl Router {
             subscription.queue.end();
         }
         for routes in self.index.values() {
-            for latch in &routes.watches {
+            for latch in routes.watches() {
                 latch.close(reason);
             }
         }
@@ -288,23 +388,21 @@ impl Router {
 
     /// What the subscriptions and watches want of one process by name.
     pub(crate) fn wanted_of(&self, key: ProcessKey) -> EventMask {
-        let Some(routes) = self.index.get(&key) else {
+        let Some(routes) = self.routes(key) else {
             return EventMask::empty();
         };
-        let watched = if routes.watches.is_empty() {
-            EventMask::empty()
-        } else {
-            EventMask::EXIT
+        let watched = match routes.watches() {
+            [] => EventMask::empty(),
+            _ => EventMask::EXIT,
         };
-        let routes = routes.subscriptions.iter();
-        routes.fold(watched, |mask, route| {
-            mask | self.subscriptions[route.subscription.slot].mask
+        routes.subscriptions().iter().fold(watched, |mask, route| {
+            mask | self.subscriptions[route.slot as usize].mask
         })
     }
 
     /// Whether anybody wants to know of this process in particular.
     pub(crate) fn routes_to(&self, key: ProcessKey) -> bool {
-        self.index.contains_key(&key)
+        self.index.contains_key(&key.incarnation())
     }
 
     /// What the host subscriptions want; `None` if there are none.
@@ -314,8 +412,10 @@ impl Router {
 
     /// What the subscriptions that follow trees want; `None` if there are none.
     pub(crate) fn trees_want(&self) -> Option<EventMask> {
-        let trees = self.trees.iter().map(|id| &self.subscriptions[id.slot]);
-        let masks = trees.filter(|it| !it.members.is_empty()).map(|it| it.mask);
+        let trees = self.trees.iter().map(|id| &self.subscriptions[id.slot()]);
+        let masks = trees
+            .filter(|it| !it.rest.members.is_empty())
+            .map(|it| it.mask);
         masks.reduce(|all, mask| all | mask)
     }
 
@@ -338,28 +438,38 @@ impl Router {
     }
 
     fn update_host_mask(&mut self) {
-        let masks = self.host.iter().map(|id| self.subscriptions[id.slot].mask);
+        let masks = self
+            .host
+            .iter()
+            .map(|id| self.subscriptions[id.slot()].mask);
         self.host_mask = masks.fold(EventMask::empty(), |all, mask| all | mask);
     }
 
+    fn id(&self, slot: u32) -> SubscriptionId {
+        let serial = self.subscriptions[slot as usize].serial;
+        SubscriptionId { slot, serial }
+    }
+
+    fn routes(&self, key: ProcessKey) -> Option<&Routes> {
+        self.index.get(&key.incarnation())
+    }
+
     fn remove_route(&mut self, key: ProcessKey, id: SubscriptionId) {
-        if let Some(routes) = self.index.get_mut(&key) {
-            routes
-                .subscriptions
-                .retain(|route| route.subscription != id);
+        if let Some(routes) = self.index.get_mut(&key.incarnation()) {
+            routes.change(|routes| routes.subscriptions.retain(|it| it.slot != id.slot));
             self.forget_if_empty(key);
         }
     }
 
     fn forget_if_empty(&mut self, key: ProcessKey) {
-        if self.index.get(&key).is_some_and(Routes::is_empty) {
-            self.index.remove(&key);
+        if self.routes(key).is_some_and(Routes::is_empty) {
+            self.index.remove(&key.incarnation());
             self.orphaned.push(key);
         }
     }
 
-    fn deliver(&mut self, id: SubscriptionId, event: &Event) {
-        let subscription = &mut self.subscriptions[id.slot];
+    fn deliver(&mut self, slot: u32, event: &Event) {
+        let subscription = &mut self.subscriptions[slot as usize];
         if subscription.queue.push(event) {
             self.counts.delivered += 1;
         } else {
@@ -367,21 +477,21 @@ impl Router {
         }
         if !subscription.touched {
             subscription.touched = true;
-            self.touched.push(id);
+            self.touched.push(slot);
         }
     }
 }
 
 impl Sink for Router {
     fn inherit(&mut self, parent: ProcessKey, child: ProcessKey) -> bool {
-        let Some(routes) = self.index.get(&parent) else {
+        let Some(routes) = self.routes(parent) else {
             return false;
         };
         let followers: SmallVec<[SubscriptionId; 4]> = routes
-            .subscriptions
+            .subscriptions()
             .iter()
             .filter(|route| route.membership.follow)
-            .map(|route| route.subscription)
+            .map(|route| self.id(route.slot))
             .collect();
         for id in &followers {
             let membership = Membership {
@@ -395,17 +505,17 @@ impl Sink for Router {
 
     fn event_by_name(&mut self, event: &Event) {
         let mask = event.kind.mask();
-        if let Some(routes) = event.process.and_then(|key| self.index.get(&key)) {
+        if let Some(routes) = event.process.and_then(|key| self.routes(key)) {
             let is_fork = matches!(event.kind, EventKind::Fork { .. });
-            let wanting: SmallVec<[SubscriptionId; 4]> = routes
-                .subscriptions
+            let wanting: SmallVec<[u32; 4]> = routes
+                .subscriptions()
                 .iter()
                 .filter(|route| is_fork || !route.membership.forks_only)
-                .map(|route| route.subscription)
-                .filter(|id| self.subscriptions[id.slot].mask.intersects(mask))
+                .map(|route| route.slot)
+                .filter(|slot| self.subscriptions[*slot as usize].mask.intersects(mask))
                 .collect();
-            for id in wanting {
-                self.deliver(id, event);
+            for slot in wanting {
+                self.deliver(slot, event);
             }
         }
     }
@@ -417,32 +527,33 @@ impl Sink for Router {
         if self.host_mask.intersects(mask) {
             for at in 0..self.host.len() {
                 let id = self.host[at];
-                if self.subscriptions[id.slot].mask.intersects(mask) {
-                    self.deliver(id, event);
+                if self.subscriptions[id.slot()].mask.intersects(mask) {
+                    self.deliver(id.slot, event);
                 }
             }
         }
     }
 
     fn dead(&mut self, exit: &Exit) {
-        if let Some(routes) = self.index.get(&exit.process) {
-            for latch in &routes.watches {
+        if let Some(routes) = self.routes(exit.process) {
+            for latch in routes.watches() {
                 latch.dead(*exit);
             }
         }
     }
 
     fn ended(&mut self, exit: &Exit) {
-        let Some(routes) = self.index.remove(&exit.process) else {
+        let Some(routes) = self.index.remove(&exit.process.incarnation()) else {
             return;
         };
-        self.watches -= routes.watches.len();
-        for latch in routes.watches {
+        for latch in routes.watches() {
+            self.watches -= 1;
             latch.settle(*exit);
         }
-        for route in routes.subscriptions {
-            let id = route.subscription;
-            self.subscriptions[id.slot].members.remove(&exit.process);
+        for route in routes.subscriptions() {
+            let id = self.id(route.slot);
+            let subscription = &mut self.subscriptions[id.slot()];
+            subscription.rest.members.remove(&exit.process);
             self.end_if_bereft(id);
         }
         self.orphaned.push(exit.process);

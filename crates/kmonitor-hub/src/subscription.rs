@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::Stream;
 use kmonitor_event::{Event, EventMask, ProcessRef};
@@ -125,19 +125,15 @@ impl Stream for Subscription {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         let this = self.get_mut();
-        if this.taken.is_empty() {
-            match this.lease.queue.poll_take(cx, &mut this.taken) {
-                Poll::Ready(true) => {}
-                Poll::Ready(false) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        let event = this.taken.pop_front().map(|mut event| {
+        let event = match this.taken.pop_front() {
+            Some(event) => Some(event),
+            None => ready!(this.lease.queue.poll_take(cx, &mut this.taken)),
+        };
+        Poll::Ready(event.map(|mut event| {
             event.seq = this.next_seq;
             this.next_seq += 1;
             event
-        });
-        Poll::Ready(event)
+        }))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

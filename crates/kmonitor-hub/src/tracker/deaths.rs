@@ -60,7 +60,7 @@ impl Tracker {
         inferred: bool,
         cx: &mut Cx<'_, impl Sink>,
     ) {
-        let Some(process) = self.current.get_mut(&pid) else {
+        let Some(process) = self.current.get_mut(pid) else {
             return;
         };
         let (looked_up, reaped) = match process.held.as_ref().map(|held| held.state()) {
@@ -85,7 +85,7 @@ impl Tracker {
         if settled.is_none() && reaped && (process.is_told_out() || inferred) {
             // No report is due and nobody is left to ask.
             self.die(pid, death, None, cx);
-            let key = self.current.get(&pid).map(|process| process.key);
+            let key = self.current.get(pid).map(|process| process.key);
             if let Some(key) = key {
                 self.settle(key, None, cx);
             }
@@ -108,7 +108,7 @@ impl Tracker {
         status: Option<Status>,
         cx: &mut Cx<'_, impl Sink>,
     ) {
-        let Some(process) = self.current.get_mut(&pid) else {
+        let Some(process) = self.current.get_mut(pid) else {
             return;
         };
         let key = process.key;
@@ -158,8 +158,8 @@ impl Tracker {
         cx: &mut Cx<'_, impl Sink>,
     ) {
         let pid = key.pid();
-        let process = if self.current.get(&pid).is_some_and(|p| p.key == key) {
-            self.current.remove(&pid)
+        let process = if self.current.get(pid).is_some_and(|p| p.key == key) {
+            self.current.remove(pid)
         } else {
             self.unpark(key)
         };
@@ -245,7 +245,7 @@ impl Tracker {
 
     /// Whether the exit report was that of a process whose exit was told already.
     pub(super) fn ghost_task_exited(&mut self, pid: Pid, tid: Tid) -> bool {
-        let replaced = self.current.contains_key(&pid);
+        let replaced = self.current.contains(pid);
         let Some(ghosts) = self.ghosts.get_mut(&pid) else {
             return false;
         };

@@ -24,11 +24,25 @@ impl Tracker {
         }
     }
 
-    /// Touches what a fact will need of the table, and names the process. The
-    /// loads of neighbouring facts overlap, which those of one fact cannot.
-    pub(crate) fn warm(&self, fact: &Fact) -> Option<ProcessKey> {
-        let pid = subject(&fact.kind).filter(|pid| self.pids.may_contain(*pid))?;
-        self.current.get(&pid).map(Process::warm)
+    /// The process that a fact is about, where it names one.
+    pub(crate) fn subject(fact: &Fact) -> Option<Pid> {
+        subject(&fact.kind)
+    }
+
+    /// Touches what tells whether these are tracked.
+    pub(crate) fn warm_pids(&self, pids: &[Pid]) {
+        self.pids.warm(pids);
+    }
+
+    /// Where a process lies in the table.
+    pub(crate) fn place(&self, pid: Pid) -> Option<u32> {
+        let tracked = self.pids.may_contain(pid);
+        tracked.then(|| self.current.place(pid)).flatten()
+    }
+
+    /// Who lies there.
+    pub(crate) fn key_at(&self, place: u32) -> Option<ProcessKey> {
+        self.current.at(place).map(|process| process.key)
     }
 
     /// Takes in one fact.
@@ -171,7 +185,7 @@ impl Tracker {
             return;
         }
         let mut known = None;
-        if let Some(old) = self.current.get_mut(&child) {
+        if let Some(old) = self.current.get_mut(child) {
             // Found by looking before the report of its birth was read? Then this
             // is that report, or that of an owner of the pid before it. Only an
             // identity can tell; who has none yet has no story to be mixed up.
@@ -193,7 +207,7 @@ impl Tracker {
         let key = known.unwrap_or_else(|| self.new_key(child));
         let inherited = parent_key.is_some_and(|parent| cx.sink.inherit(parent, key));
         if known.is_none() && (self.host || inherited) {
-            self.enter(child, Process::born(key, parent));
+            self.enter(Process::born(key, parent));
         }
         if let Some(parent_key) = parent_key {
             let kind = EventKind::Fork { child: key };
@@ -204,14 +218,14 @@ impl Tracker {
     /// A pid has a new owner, so the old one is dead, and its last exit report
     /// may still be on its way.
     pub(super) fn supersede(&mut self, pid: Pid, cx: &mut Cx<'_, impl Sink>) {
-        let Some(mut process) = self.current.remove(&pid) else {
+        let Some(mut process) = self.current.remove(pid) else {
             return;
         };
         let key = process.key;
         if process.unbind_if_unproven() {
             self.holds -= 1;
         }
-        if let Some(codes) = process.last_words {
+        if let Some(codes) = process.take_last_words() {
             process.tell_out(codes);
         }
         if process.dying.is_none() {
@@ -252,7 +266,7 @@ impl Tracker {
             return;
         }
         let host = self.host;
-        let unheard_of = host && !self.current.contains_key(&pid);
+        let unheard_of = host && !self.current.contains(pid);
         let Some(process) = self.entry(pid) else {
             return;
         };
@@ -274,7 +288,7 @@ impl Tracker {
             if told_out {
                 self.settle_from_reports(key, cx);
             }
-        } else if process.complete && !process.had_threads {
+        } else if process.threads.complete && !process.had_threads {
             // A report without a parent is of one who was reaped before it was
             // sent: this one, or an owner of the pid before it whom we did not
             // track, whose report came after this one's birth.
@@ -290,7 +304,7 @@ impl Tracker {
                 };
                 self.die(pid, death, Some(status), cx);
             }
-        } else if told_out || of_before_exec || !process.complete {
+        } else if told_out || of_before_exec || !process.threads.complete {
             match self.look(pid, told_out, of_before_exec, cx.probe) {
                 Ok(ProcessState::Alive) => {}
                 // A straggler of a process that was told, or never known.
@@ -316,7 +330,7 @@ impl Tracker {
         of_before_exec: bool,
         probe: &dyn ProcessProbe,
     ) -> Result<ProcessState, ProbeError> {
-        let Some(process) = self.current.get_mut(&pid) else {
+        let Some(process) = self.current.get_mut(pid) else {
             return Ok(ProcessState::Gone);
         };
         if !told_out && !of_before_exec {
@@ -329,7 +343,7 @@ impl Tracker {
             let codes = std::mem::replace(&mut process.codes, Codes::None);
             let state = self.reseed(pid, probe);
             if !matches!(state, Ok(ProcessState::Alive))
-                && let Some(process) = self.current.get_mut(&pid)
+                && let Some(process) = self.current.get_mut(pid)
             {
                 process.codes = codes;
             }
@@ -403,7 +417,7 @@ impl Tracker {
         time: Timestamp,
         cx: &mut Cx<'_, impl Sink>,
     ) {
-        let key = key.or_else(|| self.current.get(&pid).map(|process| process.key));
+        let key = key.or_else(|| self.current.get(pid).map(|process| process.key));
         let Some(process) = key.and_then(|key| self.find(key)) else {
             return;
         };
@@ -441,7 +455,7 @@ impl Tracker {
         self.retry_at = None;
         let known: FxHashSet<_> = waiting.iter().map(|(key, _)| *key).collect();
         for process in self.current.values_mut() {
-            process.complete = false;
+            process.threads.complete = false;
             if process.dying.is_none() && !known.contains(&process.key) {
                 self.recheck.push((process.key, Doubt::Loss));
             }

@@ -8,6 +8,7 @@ mod deaths;
 mod facts;
 mod pids;
 mod process;
+mod table;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use rustc_hash::FxHashMap;
 
 use self::pids::Pids;
 use self::process::{Ghost, Process};
+use self::table::Table;
 
 /// Who learns what the tracker concludes.
 pub(crate) trait Sink {
@@ -83,7 +85,7 @@ enum Doubt {
 pub(crate) struct Tracker {
     config: TrackerConfig,
     /// The present owner of each pid that matters. Bounded by `pid_max`.
-    current: FxHashMap<Pid, Process>,
+    current: Table,
     /// All pids of `current`, `parked` and `ghosts`, and perhaps a few more.
     pids: Pids,
     /// Former owners whose last reports are still due. Each leaves at its
@@ -111,7 +113,7 @@ impl Tracker {
     pub(crate) fn new(config: TrackerConfig) -> Self {
         Self {
             config,
-            current: FxHashMap::default(),
+            current: Table::default(),
             pids: Pids::default(),
             parked: FxHashMap::default(),
             ghosts: FxHashMap::default(),
@@ -143,14 +145,14 @@ impl Tracker {
 
     /// The key of the process that has this pid, if it is tracked and lives.
     pub(crate) fn key_of(&self, pid: Pid) -> Option<ProcessKey> {
-        let process = self.current.get(&pid)?;
+        let process = self.current.get(pid)?;
         process.dying.is_none().then_some(process.key)
     }
 
     /// The identity of a tracked process, where it was ever needed.
     pub(crate) fn identity_of(&self, key: ProcessKey) -> Option<Identity> {
         self.current
-            .get(&key.pid())
+            .get(key.pid())
             .filter(|process| process.key == key)
             .and_then(|process| process.identity)
     }
@@ -165,7 +167,7 @@ impl Tracker {
         identity: Identity,
         cx: &mut Cx<'_, impl Sink>,
     ) -> ProcessKey {
-        if let Some(process) = self.current.get_mut(&pid)
+        if let Some(process) = self.current.get_mut(pid)
             && process.identity.is_none_or(|own| own == identity)
         {
             process.identity = Some(identity);
@@ -178,7 +180,7 @@ impl Tracker {
         // With the whole host tracked, who is not in the table and turns out to
         // be dead has had its exit told, or died before we listened.
         process.told_to_host = self.host;
-        self.enter(pid, process);
+        self.enter(process);
         key
     }
 
@@ -194,13 +196,13 @@ impl Tracker {
         cx: &mut Cx<'_, impl Sink>,
     ) -> Result<(), ProbeError> {
         let pid = key.pid();
-        match self.current.get(&pid) {
+        match self.current.get(pid) {
             Some(process) if process.key == key => {
                 if let Some(dying) = process.dying {
                     cx.sink.dead(&dying.exit(key));
                     return Ok(());
                 }
-                if process.complete {
+                if process.threads.complete {
                     self.hold(pid, cx.probe);
                     return Ok(());
                 }
@@ -226,10 +228,10 @@ impl Tracker {
     pub(crate) fn adopt_if_alive(&mut self, key: ProcessKey, cx: &mut Cx<'_, impl Sink>) -> bool {
         let pid = key.pid();
         let mine = |p: &&Process| p.key == key && p.dying.is_none();
-        let Some(process) = self.current.get(&pid).filter(mine) else {
+        let Some(process) = self.current.get(pid).filter(mine) else {
             return false;
         };
-        if process.complete {
+        if process.threads.complete {
             return true;
         }
         self.hold(pid, cx.probe);
@@ -240,7 +242,7 @@ impl Tracker {
     pub(crate) fn forget(&mut self, key: ProcessKey) {
         if self.host {
             // Tracked on, but not held: without threads its own report will do.
-            let process = self.current.get_mut(&key.pid());
+            let process = self.current.get_mut(key.pid());
             if let Some(process) = process.filter(|p| p.key == key && !p.had_threads)
                 && process.held.take().is_some()
             {
@@ -248,7 +250,7 @@ impl Tracker {
             }
             return;
         }
-        if self.current.get(&key.pid()).is_some_and(|p| p.key == key) {
+        if self.current.get(key.pid()).is_some_and(|p| p.key == key) {
             self.remove_current(key.pid());
         }
         if let Some(parked) = self.parked.get_mut(&key.pid()) {
@@ -261,15 +263,15 @@ impl Tracker {
 
     /// Stops tracking all processes but those that `keep` wants.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(ProcessKey) -> bool) {
-        self.current.retain(|_, process| keep(process.key));
+        self.current.retain(|process| keep(process.key));
         self.parked.retain(|_, parked| {
             parked.retain(|process| keep(process.key));
             !parked.is_empty()
         });
         self.pids.clear();
-        let pids = self.current.keys().chain(self.parked.keys());
-        for pid in pids.chain(self.ghosts.keys()) {
-            self.pids.insert(*pid);
+        let former = self.parked.keys().chain(self.ghosts.keys());
+        for pid in self.current.pids().chain(former.copied()) {
+            self.pids.insert(pid);
         }
         let current = self.current.values();
         self.holds = current
@@ -282,12 +284,12 @@ impl Tracker {
     /// whole host tracked, whoever has the pid is told from who comes after.
     pub(crate) fn expect(&mut self, processes: &[ProcessEntry]) {
         for entry in processes {
-            if !self.current.contains_key(&entry.pid) {
+            if !self.current.contains(entry.pid) {
                 let key = self.new_key(entry.pid);
                 let mut process = Process::found(key, None);
                 process.parent = entry.parent;
                 process.only_listed = true;
-                self.enter(entry.pid, process);
+                self.enter(process);
                 self.recheck.push((key, Doubt::NewToUs));
             }
         }
@@ -306,9 +308,11 @@ impl Tracker {
             };
             let pid = key.pid();
             let in_doubt = |p: &Process| {
-                p.key == key && p.dying.is_none() && (!p.complete || doubt == Doubt::NotSeen)
+                p.key == key
+                    && p.dying.is_none()
+                    && (!p.threads.complete || doubt == Doubt::NotSeen)
             };
-            if !self.current.get(&pid).is_some_and(in_doubt) {
+            if !self.current.get(pid).is_some_and(in_doubt) {
                 continue;
             }
             match self.reseed(pid, cx.probe) {
@@ -343,23 +347,23 @@ impl Tracker {
 
     /// The live entry of a pid; with the whole host tracked, made if need be.
     fn entry(&mut self, pid: Pid) -> Option<&mut Process> {
-        if self.host && !self.current.contains_key(&pid) {
+        if self.host && !self.current.contains(pid) {
             let key = self.new_key(pid);
-            self.enter(pid, Process::found(key, None));
+            self.enter(Process::found(key, None));
         }
-        let process = self.current.get_mut(&pid)?;
+        let process = self.current.get_mut(pid)?;
         process.only_listed = false;
         Some(process)
     }
 
-    fn enter(&mut self, pid: Pid, process: Process) {
-        self.pids.insert(pid);
-        self.current.insert(pid, process);
+    fn enter(&mut self, process: Process) {
+        self.pids.insert(process.key.pid());
+        self.current.insert(process);
     }
 
     /// Called where something of a pid has left the table.
     fn left(&mut self, pid: Pid) {
-        if !self.current.contains_key(&pid)
+        if !self.current.contains(pid)
             && !self.parked.contains_key(&pid)
             && !self.ghosts.contains_key(&pid)
         {
@@ -368,7 +372,7 @@ impl Tracker {
     }
 
     fn find(&self, key: ProcessKey) -> Option<&Process> {
-        let current = self.current.get(&key.pid()).filter(|p| p.key == key);
+        let current = self.current.get(key.pid()).filter(|p| p.key == key);
         current.or_else(|| {
             let parked = self.parked.get(&key.pid())?;
             parked.iter().find(|process| process.key == key)
@@ -378,7 +382,7 @@ impl Tracker {
     /// Holds a process, as long as the budget lasts. Without a hold its status
     /// may end up unknown where its threads end differently; nothing else.
     fn hold(&mut self, pid: Pid, probe: &dyn ProcessProbe) {
-        let Some(process) = self.current.get_mut(&pid) else {
+        let Some(process) = self.current.get_mut(pid) else {
             return;
         };
         if process.held.is_some() {
@@ -403,7 +407,7 @@ impl Tracker {
 
     /// Asks how a process is, and if it lives, which threads it has.
     fn reseed(&mut self, pid: Pid, probe: &dyn ProcessProbe) -> Result<ProcessState, ProbeError> {
-        let Some(process) = self.current.get_mut(&pid) else {
+        let Some(process) = self.current.get_mut(pid) else {
             return Ok(ProcessState::Gone);
         };
         process.only_listed = false;
@@ -428,7 +432,7 @@ impl Tracker {
     }
 
     fn remove_current(&mut self, pid: Pid) {
-        if let Some(process) = self.current.remove(&pid)
+        if let Some(process) = self.current.remove(pid)
             && process.held.is_some()
         {
             self.holds -= 1;

@@ -8,39 +8,49 @@ use kmonitor_source::{HeldProcess, Identity, ThreadPhase, ThreadState};
 use rustc_hash::FxHashSet;
 
 /// One process of interest.
+///
+/// What every event of a process needs comes first and fills one line of the
+/// cache: with thousands of processes it is such lines that cost.
+#[repr(C, align(64))]
 pub(super) struct Process {
     pub(super) key: ProcessKey,
-    pub(super) identity: Option<Identity>,
-    /// Set while it is not proven that `identity` is this process's: it was asked
-    /// for by pid alone, at this time, because of a report that may have been old.
-    pub(super) bound_at: Option<Timestamp>,
     pub(super) parent: Option<Pid>,
-    pub(super) held: Option<Box<dyn HeldProcess>>,
+    pub(super) codes: Codes,
     /// Found by looking, not born before our eyes.
     pub(super) seeded: bool,
-    /// Whether `threads` holds every live thread. A loss ends that; a look at
-    /// the system restores it.
-    pub(super) complete: bool,
     /// Whether it ever had a second thread, as far as we know.
     pub(super) had_threads: bool,
-    pub(super) threads: ThreadSet,
-    pub(super) codes: Codes,
-    /// The leader was found dead: its report was sent, or is just being sent.
-    leader_told_maybe: bool,
-    /// The threads other than the leader whose exit had not been reported when
-    /// an exec swept all but one away.
-    swept: Option<Box<FxHashSet<Tid>>>,
-    /// Whether the leader's exit was reported since that exec.
-    old_leader_told: bool,
-    /// What had been told when all reports had come and the pid was found alive
-    /// all the same: valid if it turns out to have been another's by then.
-    pub(super) last_words: Option<Codes>,
-    /// Set while the process is known to be dead and its status is not settled.
-    pub(super) dying: Option<Dying>,
     /// Only seen in a list of processes so far: a report of its birth may follow.
     pub(super) only_listed: bool,
     /// Found dead when the subscribers to the host had been told already.
     pub(super) told_to_host: bool,
+    pub(super) threads: ThreadSet,
+    past: Option<Box<Past>>,
+    pub(super) identity: Option<Identity>,
+    /// Set while it is not proven that `identity` is this process's: it was asked
+    /// for by pid alone, at this time, because of a report that may have been old.
+    pub(super) bound_at: Option<Timestamp>,
+    pub(super) held: Option<Box<dyn HeldProcess>>,
+    /// Set while the process is known to be dead and its status is not settled.
+    pub(super) dying: Option<Dying>,
+}
+
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(std::mem::offset_of!(Process, identity) <= 64);
+
+/// What may still matter of a process's time before its last exec. Rare.
+#[derive(Debug)]
+enum Past {
+    /// The threads other than the leader whose exit had not been reported when
+    /// the exec swept all but one away.
+    Swept {
+        threads: FxHashSet<Tid>,
+        /// Whether the leader's exit was reported since.
+        leader_told: bool,
+    },
+    /// What had been told when all reports had come and the pid was found alive
+    /// all the same: valid if it turns out to have been another's by then.
+    LastWords(Codes),
 }
 
 /// What is known of a death but for the status.
@@ -74,22 +84,18 @@ impl Process {
     pub(super) fn born(key: ProcessKey, parent: Option<Pid>) -> Self {
         Self {
             key,
-            identity: None,
-            bound_at: None,
             parent,
-            held: None,
-            seeded: false,
-            complete: true,
-            had_threads: false,
-            threads: ThreadSet::leader(),
             codes: Codes::None,
-            leader_told_maybe: false,
-            swept: None,
-            old_leader_told: false,
-            last_words: None,
-            dying: None,
+            seeded: false,
+            had_threads: false,
             only_listed: false,
             told_to_host: false,
+            threads: ThreadSet::leader(),
+            past: None,
+            identity: None,
+            bound_at: None,
+            held: None,
+            dying: None,
         }
     }
 
@@ -98,9 +104,9 @@ impl Process {
         Self {
             identity,
             seeded: true,
-            complete: false,
             // Unknown, so the careful answer.
             had_threads: true,
+            threads: ThreadSet::unknown(),
             ..Self::born(key, None)
         }
     }
@@ -116,17 +122,6 @@ impl Process {
             had_threads: true,
             ..Self::born(self.key, parent)
         };
-    }
-
-    /// Touches what an event will need.
-    pub(super) fn warm(&self) -> ProcessKey {
-        std::hint::black_box((
-            self.codes,
-            self.complete,
-            self.dying.is_some(),
-            self.bound_at,
-        ));
-        self.key
     }
 
     /// A report says when it died, which until then was only known to be past.
@@ -164,19 +159,29 @@ impl Process {
     pub(super) fn lives_on_or_was_replaced(&mut self) {
         let words = self.codes;
         self.execed();
-        self.swept = None;
-        self.last_words = Some(words);
+        self.past = Some(Box::new(Past::LastWords(words)));
+    }
+
+    /// What had been told of it if it is by now known to have been replaced.
+    pub(super) fn take_last_words(&mut self) -> Option<Codes> {
+        match *self
+            .past
+            .take_if(|past| matches!(**past, Past::LastWords(_)))?
+        {
+            Past::LastWords(codes) => Some(codes),
+            Past::Swept { .. } => None,
+        }
     }
 
     /// Takes over what a look at the system found.
     pub(super) fn seed(&mut self, threads: &[ThreadState]) {
         let leader = self.key.pid().leader();
-        self.threads = ThreadSet::default();
+        self.threads.clear();
         for thread in threads {
             // Every thread that can be seen has its exit report still before it,
             // except one that is dead already, which can only be the leader.
             if thread.phase == ThreadPhase::Dead {
-                self.leader_told_maybe = true;
+                self.threads.leader_told_maybe = true;
             } else {
                 self.threads.insert(thread.tid, self.key.pid());
             }
@@ -190,7 +195,7 @@ impl Process {
         if leaving(true) && leaving(false) {
             self.codes = Codes::Differ;
         }
-        self.complete = true;
+        self.threads.complete = true;
         self.had_threads |= threads.len() > 1;
     }
 
@@ -200,13 +205,18 @@ impl Process {
         // told. The reports of the others nearly always came before.
         if self.threads.leader {
             let others = self.threads.others.take();
-            self.swept = others.filter(|others| !others.is_empty());
-            self.old_leader_told = false;
+            let others = others.filter(|others| !others.is_empty());
+            self.past = others.map(|others| {
+                Box::new(Past::Swept {
+                    threads: *others,
+                    leader_told: false,
+                })
+            });
+        } else {
+            self.take_last_words();
         }
-        self.threads = ThreadSet::leader();
+        self.threads.only_leader();
         self.codes = Codes::None;
-        self.last_words = None;
-        self.complete = true;
     }
 
     /// A thread was created in it.
@@ -218,20 +228,24 @@ impl Process {
     /// One of its tasks ended. Whether that was the leader of before an exec,
     /// which says nothing about the one of after it.
     pub(super) fn task_exited(&mut self, tid: Tid, code: i32) -> bool {
-        if let Some(swept) = &mut self.swept {
+        if let Some(Past::Swept {
+            threads: swept,
+            leader_told,
+        }) = self.past.as_deref_mut()
+        {
             if tid.is_leader_of(self.key.pid()) {
-                if !self.old_leader_told {
-                    self.old_leader_told = true;
+                if !*leader_told {
+                    *leader_told = true;
                     return true;
                 }
             } else if swept.remove(&tid) && swept.is_empty() {
                 // All others are accounted for: it is the leader that goes on.
-                self.swept = None;
+                self.past = None;
             }
         }
         // With the accounting complete, a task we do not know is one that an
         // exec has already swept away: its code says nothing.
-        if self.threads.remove(tid, self.key.pid()) || !self.complete {
+        if self.threads.remove(tid, self.key.pid()) || !self.threads.complete {
             self.codes.note(code);
         }
         false
@@ -240,7 +254,7 @@ impl Process {
     /// The status, if the exit reports settle it.
     pub(super) fn agreed_status(&self) -> Option<Status> {
         match self.codes {
-            Codes::All(code) if self.complete && self.threads.is_empty() => {
+            Codes::All(code) if self.is_told_out() => {
                 Some(Status::from_raw(code, StatusSource::Event))
             }
             _ => None,
@@ -255,7 +269,7 @@ impl Process {
             UnknownReason::CodesDiffer
         } else if !dying.death.reaped {
             UnknownReason::NotReaped
-        } else if self.complete && !self.threads.is_empty() {
+        } else if self.threads.complete && !self.threads.is_empty() {
             // A report that was due has not come.
             UnknownReason::EventLost
         } else {
@@ -265,21 +279,19 @@ impl Process {
 
     /// All its reports have come, with these codes.
     pub(super) fn tell_out(&mut self, codes: Codes) {
-        self.threads = ThreadSet::default();
-        self.leader_told_maybe = false;
-        self.swept = None;
+        self.threads = ThreadSet::none();
+        self.past = None;
         self.codes = codes;
-        self.complete = true;
     }
 
     /// Whether a report may still come that must not be taken for another's.
     pub(super) fn leaves_ghost(&self) -> bool {
-        !self.is_told_out() || self.leader_told_maybe
+        !self.is_told_out() || self.threads.leader_told_maybe
     }
 
     /// Whether no further exit report can change what is known.
     pub(super) fn is_told_out(&self) -> bool {
-        self.complete && self.threads.is_empty()
+        self.threads.complete && self.threads.is_empty()
     }
 }
 
@@ -287,14 +299,11 @@ impl Process {
 pub(super) struct Ghost {
     pub(super) key: ProcessKey,
     threads: ThreadSet,
-    /// Whether `threads` is all that is due.
-    complete: bool,
-    leader_told_maybe: bool,
     /// Set where it was found by looking, and the report of its birth may still
     /// be to be read: when its exit was told.
     pub(super) birth_until: Option<Timestamp>,
     /// Due as well, unless the leader's is: see [`Process::task_exited`].
-    swept: Option<Box<FxHashSet<Tid>>>,
+    swept: Option<FxHashSet<Tid>>,
 }
 
 impl Ghost {
@@ -303,9 +312,10 @@ impl Ghost {
             birth_until: process.seeded.then_some(now),
             key: process.key,
             threads: process.threads.clone(),
-            complete: process.complete,
-            leader_told_maybe: process.leader_told_maybe,
-            swept: process.swept.clone(),
+            swept: match process.past.as_deref() {
+                Some(Past::Swept { threads, .. }) => Some(threads.clone()),
+                _ => None,
+            },
         }
     }
 
@@ -314,10 +324,11 @@ impl Ghost {
     pub(super) fn expects(&self, tid: Tid, replaced: bool) -> bool {
         // Without a complete account `threads` is a guess, and the next owner of
         // the pid, if there is one, has the better claim.
-        (self.complete || !replaced) && self.threads.contains(tid, self.key.pid())
+        (self.threads.complete || !replaced) && self.threads.contains(tid, self.key.pid())
             || self.swept.as_ref().is_some_and(|it| it.contains(&tid))
             || !replaced
-                && (!self.complete || self.leader_told_maybe && tid.is_leader_of(self.key.pid()))
+                && (!self.threads.complete
+                    || self.threads.leader_told_maybe && tid.is_leader_of(self.key.pid()))
     }
 
     /// A report that was due has come. Whether it was the last.
@@ -333,8 +344,9 @@ impl Ghost {
             // So it was the leader that went on, and what it told was its own end.
             self.threads.remove(pid.leader(), pid);
         }
-        let swept = self.swept.as_ref().is_none_or(|swept| swept.is_empty());
-        self.complete && self.threads.is_empty() && swept && !self.leader_told_maybe
+        let swept = self.swept.as_ref().is_none_or(FxHashSet::is_empty);
+        let threads = &self.threads;
+        threads.complete && threads.is_empty() && swept && !threads.leader_told_maybe
     }
 }
 
@@ -360,19 +372,52 @@ impl Codes {
 
 /// The live threads of a process: a set, never a count, because reports may
 /// repeat or name tasks that were never announced.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct ThreadSet {
-    leader: bool,
     /// Boxed, because nearly every process has none.
     others: Option<Box<FxHashSet<Tid>>>,
+    leader: bool,
+    /// Whether it holds every live thread. A loss ends that; a look at the system
+    /// restores it.
+    pub(super) complete: bool,
+    /// The leader was found dead: its report was sent, or is just being sent.
+    leader_told_maybe: bool,
 }
 
 impl ThreadSet {
     fn leader() -> Self {
         Self {
             leader: true,
-            others: None,
+            ..Self::none()
         }
+    }
+
+    fn none() -> Self {
+        Self {
+            others: None,
+            leader: false,
+            complete: true,
+            leader_told_maybe: false,
+        }
+    }
+
+    fn unknown() -> Self {
+        Self {
+            complete: false,
+            ..Self::leader()
+        }
+    }
+
+    fn clear(&mut self) {
+        self.leader = false;
+        self.others = None;
+    }
+
+    /// Nobody but the leader lives.
+    fn only_leader(&mut self) {
+        self.leader = true;
+        self.others = None;
+        self.complete = true;
     }
 
     fn insert(&mut self, tid: Tid, process: Pid) {
