@@ -1,18 +1,6 @@
 //! Trees of real processes: every descendant is told of, from the moment that
 //! the call returns, those that were there before among them; by what the
 //! processes themselves print.
-//!
-//! Two tests run only with `RUSTFLAGS='--cfg known_gaps'`, because they fail now
-//! and then: they find that a tree which grows or loses members while its present
-//! descendants are being looked for can be told out of order.
-#![cfg_attr(
-    not(known_gaps),
-    allow(
-        dead_code,
-        unused_imports,
-        reason = "what the tests of known gaps need"
-    )
-)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
@@ -387,7 +375,6 @@ fn descendants(root: Pid) -> BTreeSet<i32> {
 }
 
 /// In these trees every parent outlives its children, so nobody can slip through.
-#[cfg(known_gaps)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the proc connector: initial namespaces"]
 async fn a_tree_that_grows_while_it_is_looked_for_is_found() {
@@ -504,7 +491,6 @@ impl ProcessProbe for Interrupted {
 /// A process is handed to another parent while the tree is being read: it is
 /// found, or the stream says that some may be missing. Its own parent is reaped at
 /// once, so that sometimes not even the report of its death names the family.
-#[cfg(known_gaps)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the proc connector: initial namespaces, and python3"]
 async fn who_is_orphaned_during_the_look_is_found_or_told_to_be_missing() {

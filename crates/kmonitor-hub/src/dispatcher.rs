@@ -231,7 +231,7 @@ impl Dispatcher {
             }
         }
         self.facts.clear();
-        self.tell_scans();
+        self.tell_scans(None);
     }
 
     /// What the work of this turn calls for.
@@ -364,6 +364,7 @@ impl Dispatcher {
             return Ok(());
         }
         for _ in 0..DRAIN_BATCHES_MAX {
+            let now = self.probe.now();
             let source = &mut self.source;
             let facts = &mut self.facts;
             let look = std::future::poll_fn(|cx| Poll::Ready(source.poll_batch(cx, facts)));
@@ -371,7 +372,10 @@ impl Dispatcher {
             let poll = tokio::task::unconstrained(look).await;
             self.take_in();
             match poll {
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.tell_scans(Some(now));
+                    break;
+                }
                 Poll::Ready(read) => read.map_err(Stop::Failed)?,
             }
         }

@@ -468,6 +468,23 @@ impl Router {
         }
     }
 
+    fn deliver_by_name(&mut self, event: &Event, to: impl Fn(Membership) -> bool) {
+        let mask = event.kind.mask();
+        let Some(routes) = event.process.and_then(|key| self.routes(key)) else {
+            return;
+        };
+        let wanting: SmallVec<[u32; 4]> = routes
+            .subscriptions()
+            .iter()
+            .filter(|route| to(route.membership))
+            .map(|route| route.slot)
+            .filter(|slot| self.subscriptions[*slot as usize].mask.intersects(mask))
+            .collect();
+        for slot in wanting {
+            self.deliver(slot, event);
+        }
+    }
+
     fn deliver(&mut self, slot: u32, event: &Event) {
         let subscription = &mut self.subscriptions[slot as usize];
         if subscription.queue.push(event) {
@@ -503,21 +520,14 @@ impl Sink for Router {
         !followers.is_empty()
     }
 
+    fn late_fork(&mut self, event: &Event) {
+        self.counts.events += 1;
+        self.deliver_by_name(event, |membership| !membership.follow);
+    }
+
     fn event_by_name(&mut self, event: &Event) {
-        let mask = event.kind.mask();
-        if let Some(routes) = event.process.and_then(|key| self.routes(key)) {
-            let is_fork = matches!(event.kind, EventKind::Fork { .. });
-            let wanting: SmallVec<[u32; 4]> = routes
-                .subscriptions()
-                .iter()
-                .filter(|route| is_fork || !route.membership.forks_only)
-                .map(|route| route.slot)
-                .filter(|slot| self.subscriptions[*slot as usize].mask.intersects(mask))
-                .collect();
-            for slot in wanting {
-                self.deliver(slot, event);
-            }
-        }
+        let is_fork = matches!(event.kind, EventKind::Fork { .. });
+        self.deliver_by_name(event, |membership| is_fork || !membership.forks_only);
     }
 
     fn event(&mut self, event: &Event) {

@@ -25,6 +25,8 @@ const STRAGGLERS_MAX: Duration = Duration::from_millis(50);
 pub(crate) struct Scan {
     began: Timestamp,
     ended: Timestamp,
+    /// The latest that was reported since.
+    latest: Timestamp,
     roots: Vec<(SubscriptionId, ProcessKey)>,
     incomplete: Vec<(SubscriptionId, ProcessKey)>,
     /// Who was born since the look began.
@@ -34,6 +36,7 @@ pub(crate) struct Scan {
 impl Scan {
     /// Notes deaths within the trees while they were being read.
     pub(crate) fn inspect(&mut self, fact: &Fact, tracker: &Tracker, router: &Router) {
+        self.latest = self.latest.max(fact.time);
         let (process, parent) = match fact.kind {
             FactKind::Forked { child, .. } => {
                 self.born.insert(child);
@@ -71,8 +74,9 @@ impl Scan {
         }
     }
 
-    /// Tells each stream once that it may lack somebody. Whether more may come.
-    pub(crate) fn tell(&mut self, now: Timestamp, router: &mut Router) -> bool {
+    /// Tells each stream once that it may lack somebody. Whether more may come:
+    /// all reports were read that were there at `read_up_to`, if that is known.
+    fn tell(&mut self, read_up_to: Option<Timestamp>, router: &mut Router) -> bool {
         for (id, root) in self.incomplete.drain(..) {
             self.roots.retain(|other| *other != (id, root));
             if router.contains(id) {
@@ -80,7 +84,10 @@ impl Scan {
                 router.tell(id, &event);
             }
         }
-        !self.roots.is_empty() && now.saturating_since(self.ended) < STRAGGLERS_MAX
+        // Not by the clock alone: under load there may be many reports to read that
+        // are older than it says.
+        let latest = read_up_to.map_or(self.latest, |time| time.max(self.latest));
+        !self.roots.is_empty() && latest.saturating_since(self.ended) < STRAGGLERS_MAX
     }
 }
 
@@ -133,22 +140,21 @@ impl Dispatcher {
         self.scans.push(Scan {
             began,
             ended,
+            latest: ended,
             roots: roots.to_vec(),
             incomplete,
             born: FxHashSet::default(),
         });
-        let drained = self.drain().await;
-        self.tell_scans();
-        drained
+        self.drain().await?;
+        // Who was found dead is told of even where nothing was reported.
+        self.tell_scans(None);
+        Ok(())
     }
 
     /// Tells what the looks of late have missed, and forgets those that are over.
-    pub(super) fn tell_scans(&mut self) {
-        if !self.scans.is_empty() {
-            let now = self.probe.now();
-            self.scans
-                .retain_mut(|scan| scan.tell(now, &mut self.router));
-        }
+    pub(super) fn tell_scans(&mut self, read_up_to: Option<Timestamp>) {
+        self.scans
+            .retain_mut(|scan| scan.tell(read_up_to, &mut self.router));
     }
 
     /// Makes a process a followed member.

@@ -176,7 +176,7 @@ impl Tracker {
             self.ghosts
                 .entry(pid)
                 .or_default()
-                .push(Ghost::of(&process, cx.now.stamp));
+                .push(Ghost::of(&process));
         }
         let status = status
             .or_else(|| process.agreed_status())

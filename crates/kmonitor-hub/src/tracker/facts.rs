@@ -174,13 +174,15 @@ impl Tracker {
             Some(parent) => self.entry(parent).map(|entry| entry.key),
             None => None,
         };
-        if let Some(ghost) = self.ghosts.get_mut(&child).and_then(|it| it.last_mut())
-            && ghost.birth_until.take().is_some_and(|until| time <= until)
-        {
-            // A look was ahead of this: its end has been told already.
+        // Who was found by looking before this was read, and has ended since: this
+        // is its birth, or that of an owner of the pid before it, and nobody new.
+        let told_late = |found_at: Option<Timestamp>| found_at.is_some_and(|at| time <= at);
+        let mut ghosts = self.ghosts.get(&child).into_iter().flatten();
+        let ended = ghosts.rfind(|ghost| told_late(ghost.found_at));
+        if let Some(ghost) = ended.filter(|_| !self.current.contains(child)) {
             let kind = EventKind::Fork { child: ghost.key };
             if let Some(parent) = parent_key {
-                cx.sink.event(&Event::new(time, Some(parent), kind));
+                cx.sink.late_fork(&Event::new(time, Some(parent), kind));
             }
             return;
         }
@@ -193,12 +195,14 @@ impl Tracker {
                 && (old.only_listed
                     || old.is_identified()
                         && !matches!(ask(old, cx.probe), Ok(ProcessState::Gone)));
-            let died = old.dying.filter(|_| old.seeded).map(|it| it.death.time);
             if same {
                 old.reborn(parent);
                 known = Some(old.key);
-            } else if died.is_some_and(|died| time <= died) {
-                // A look was ahead of this too: nobody new was born.
+            } else if told_late(old.found_at) {
+                let kind = EventKind::Fork { child: old.key };
+                if let Some(parent) = parent_key {
+                    cx.sink.late_fork(&Event::new(time, Some(parent), kind));
+                }
                 return;
             } else {
                 self.supersede(child, cx);

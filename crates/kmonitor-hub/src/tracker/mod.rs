@@ -29,6 +29,9 @@ pub(crate) trait Sink {
     fn inherit(&mut self, parent: ProcessKey, child: ProcessKey) -> bool;
     /// Something happened to a tracked process.
     fn event(&mut self, event: &Event);
+    /// A tracked process had created another that has been told of before this,
+    /// and perhaps to its end: news only to those who did not follow the parent.
+    fn late_fork(&mut self, event: &Event);
     /// As [`event`](Self::event), but only for those who asked for it by name.
     fn event_by_name(&mut self, event: &Event);
     /// A tracked process is dead; its status is not settled yet.
@@ -177,6 +180,7 @@ impl Tracker {
         self.supersede(pid, cx);
         let key = self.new_key(pid).with_inode(identity.inode());
         let mut process = Process::found(key, Some(identity));
+        process.found_at = Some(cx.now.stamp);
         // With the whole host tracked, who is not in the table and turns out to
         // be dead has had its exit told, or died before we listened.
         process.told_to_host = self.host;

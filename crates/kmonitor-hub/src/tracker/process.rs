@@ -27,6 +27,9 @@ pub(super) struct Process {
     pub(super) threads: ThreadSet,
     past: Option<Box<Past>>,
     pub(super) identity: Option<Identity>,
+    /// When a look found it: it had its pid then, so a birth told of from before
+    /// that is no later owner's.
+    pub(super) found_at: Option<Timestamp>,
     /// Set while it is not proven that `identity` is this process's: it was asked
     /// for by pid alone, at this time, because of a report that may have been old.
     pub(super) bound_at: Option<Timestamp>,
@@ -93,6 +96,7 @@ impl Process {
             threads: ThreadSet::leader(),
             past: None,
             identity: None,
+            found_at: None,
             bound_at: None,
             held: None,
             dying: None,
@@ -118,6 +122,7 @@ impl Process {
         *self = Self {
             identity: self.identity,
             held: self.held.take(),
+            found_at: self.found_at,
             seeded: true,
             had_threads: true,
             ..Self::born(self.key, parent)
@@ -299,17 +304,16 @@ impl Process {
 pub(super) struct Ghost {
     pub(super) key: ProcessKey,
     threads: ThreadSet,
-    /// Set where it was found by looking, and the report of its birth may still
-    /// be to be read: when its exit was told.
-    pub(super) birth_until: Option<Timestamp>,
+    /// See [`Process::found_at`]: its birth may still be to be read.
+    pub(super) found_at: Option<Timestamp>,
     /// Due as well, unless the leader's is: see [`Process::task_exited`].
     swept: Option<FxHashSet<Tid>>,
 }
 
 impl Ghost {
-    pub(super) fn of(process: &Process, now: Timestamp) -> Self {
+    pub(super) fn of(process: &Process) -> Self {
         Self {
-            birth_until: process.seeded.then_some(now),
+            found_at: process.found_at,
             key: process.key,
             threads: process.threads.clone(),
             swept: match process.past.as_deref() {
