@@ -130,11 +130,15 @@ impl Line {
     ) -> Result<T, Closed> {
         let (reply, answer) = oneshot::channel();
         let sent = self.commands.send(command(reply)).await;
-        let answered = match sent {
-            Ok(()) => answer.await.ok(),
-            Err(_) => None,
-        };
-        answered.ok_or_else(|| Closed {
+        if sent.is_ok() {
+            if let Ok(answer) = answer.await {
+                return Ok(answer);
+            }
+            // Left unanswered because the dispatcher is ending: by the time that
+            // it is gone it has said why.
+            self.commands.closed().await;
+        }
+        Err(Closed {
             reason: self.why_ended(),
         })
     }

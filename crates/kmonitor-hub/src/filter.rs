@@ -103,6 +103,9 @@ impl Filter {
     /// How many events may wait to be read; [`QUEUE_EVENTS_DEFAULT`] unless told.
     /// What exceeds it is counted, and told in the stream as
     /// [`Lost`](kmonitor_event::Lost).
+    ///
+    /// A reader takes all that waits at once and hands it out one by one, so there
+    /// can be as many again on its side.
     #[must_use]
     pub fn queue_events(mut self, events: NonZeroUsize) -> Self {
         self.queue_events = events.get();

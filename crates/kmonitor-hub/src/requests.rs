@@ -202,6 +202,7 @@ impl Dispatcher {
                 let membership = Membership {
                     follow: *follow,
                     forks_only: *descendants_only,
+                    listed: false,
                 };
                 // On an error the lease is dropped here, which takes the
                 // subscription away again.
@@ -226,6 +227,7 @@ impl Dispatcher {
         let membership = Membership {
             follow,
             forks_only: false,
+            listed: false,
         };
         let mut had = false;
         let identity = self.identify(process)?;

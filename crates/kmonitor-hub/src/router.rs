@@ -41,6 +41,8 @@ pub(crate) struct Membership {
     pub(crate) follow: bool,
     /// Of its own events only its forks are delivered.
     pub(crate) forks_only: bool,
+    /// Taken for a descendant because a list of processes had its pid as one.
+    pub(crate) listed: bool,
 }
 
 /// That a process belongs to a subscription. Gone before the subscription is, so
@@ -260,6 +262,7 @@ impl Router {
             match routes.iter_mut().find(|route| route.slot == slot) {
                 Some(route) => {
                     route.membership.follow |= membership.follow;
+                    route.membership.listed &= membership.listed;
                     route.membership.forks_only &= membership.forks_only;
                 }
                 None => routes.push(Route { slot, membership }),
@@ -514,10 +517,26 @@ impl Sink for Router {
             let membership = Membership {
                 follow: true,
                 forks_only: false,
+                listed: false,
             };
             self.add_member(*id, child, membership);
         }
         !followers.is_empty()
+    }
+
+    fn disown(&mut self, parent: Option<ProcessKey>, child: ProcessKey) {
+        let Some(routes) = self.routes(child) else {
+            return;
+        };
+        let listed = routes.subscriptions().iter();
+        let listed = listed.filter(|route| route.membership.listed);
+        let listed: SmallVec<[SubscriptionId; 4]> =
+            listed.map(|route| self.id(route.slot)).collect();
+        for id in listed {
+            if !parent.is_some_and(|parent| self.follows_from(id, parent)) {
+                self.remove_member(id, child);
+            }
+        }
     }
 
     fn late_fork(&mut self, event: &Event) {

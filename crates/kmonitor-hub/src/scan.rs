@@ -171,6 +171,7 @@ impl Dispatcher {
         let membership = Membership {
             follow: true,
             forks_only: false,
+            listed: true,
         };
         self.router.add_member(id, key, membership);
         if self.track(|tracker, cx| tracker.adopt_if_alive(key, cx)) {

@@ -40,7 +40,9 @@ impl Subscription {
         }
     }
 
-    /// Adds a process. What happens to it after this returns is not missed.
+    /// Adds a process. What happens to it after this returns is not missed. A
+    /// subscription to the whole host has every process already, and does not look
+    /// whether this one is there.
     ///
     /// # Errors
     /// It does not exist (any more), it may not be looked at, or the hub is closed.

@@ -198,7 +198,9 @@ impl Tracker {
             if same {
                 old.reborn(parent);
                 known = Some(old.key);
+                cx.sink.disown(parent_key, old.key);
             } else if told_late(old.found_at) {
+                cx.sink.disown(parent_key, old.key);
                 let kind = EventKind::Fork { child: old.key };
                 if let Some(parent) = parent_key {
                     cx.sink.late_fork(&Event::new(time, Some(parent), kind));

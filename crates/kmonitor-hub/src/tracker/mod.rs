@@ -27,6 +27,9 @@ use self::table::Table;
 pub(crate) trait Sink {
     /// A tracked process created another. Whether the child is to be tracked.
     fn inherit(&mut self, parent: ProcessKey, child: ProcessKey) -> bool;
+    /// A process found in a list turns out to be a child of this one, or of one
+    /// that is not tracked: the pid was not the listed one's any more.
+    fn disown(&mut self, parent: Option<ProcessKey>, child: ProcessKey);
     /// Something happened to a tracked process.
     fn event(&mut self, event: &Event);
     /// A tracked process had created another that has been told of before this,

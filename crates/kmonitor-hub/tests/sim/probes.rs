@@ -18,6 +18,7 @@ pub(crate) struct FaultyProbe {
     kernel: SimKernel,
     faults: Arc<Faults>,
     during_listing: Option<Happening>,
+    after_listing: Option<Happening>,
 }
 
 /// What is wrong with a [`FaultyProbe`], and how often it was asked.
@@ -57,6 +58,7 @@ impl FaultyProbe {
             kernel: kernel.clone(),
             faults: Arc::default(),
             during_listing: None,
+            after_listing: None,
         }
     }
 
@@ -66,6 +68,15 @@ impl FaultyProbe {
         happens: impl Fn(&SimKernel) + Send + Sync + 'static,
     ) -> Self {
         self.during_listing = Some(Box::new(happens));
+        self
+    }
+
+    /// Does this whenever the processes were listed, before anything else is done.
+    pub(crate) fn after_listing(
+        mut self,
+        happens: impl Fn(&SimKernel) + Send + Sync + 'static,
+    ) -> Self {
+        self.after_listing = Some(Box::new(happens));
         self
     }
 
@@ -105,7 +116,11 @@ impl ProcessProbe for FaultyProbe {
         if let Some(happens) = &self.during_listing {
             happens(&self.kernel);
         }
-        self.probe.processes(processes)
+        self.probe.processes(processes)?;
+        if let Some(happens) = &self.after_listing {
+            happens(&self.kernel);
+        }
+        Ok(())
     }
 
     fn now(&self) -> Timestamp {

@@ -104,6 +104,42 @@ async fn a_member_that_is_found_dead_is_told_as_a_possible_gap_at_once() {
     );
 }
 
+/// Whoever had the pid when the look came to it was followed as a descendant.
+#[tokio::test(start_paused = true)]
+async fn a_stranger_with_the_pid_of_a_listed_descendant_is_not_followed() {
+    let kernel = SimKernel::with_seed(3);
+    let root = kernel.spawn().unwrap();
+    let child = kernel.fork(root).unwrap();
+    let stranger = kernel.spawn().unwrap();
+    for ends_too in [false, true] {
+        let probe = FaultyProbe::new(&kernel).after_listing(move |kernel| {
+            kernel.exit_group(child.leader(), 0).unwrap();
+            kernel.reap(child).unwrap();
+            kernel.set_next_pid(child).unwrap();
+            assert_eq!(kernel.fork(stranger).unwrap(), child);
+            if ends_too {
+                kernel.exit_group(child.leader(), 9 << 8).unwrap();
+            }
+        });
+        let hub = hub_probing(&kernel, probe).await;
+        let mut events = subscribe(&hub, Filter::tree(root)).await;
+        if ends_too {
+            kernel.reap(child).unwrap();
+        } else {
+            kernel.exec(child.leader()).unwrap();
+            kernel.exit_group(child.leader(), 9 << 8).unwrap();
+            kernel.reap(child).unwrap();
+        }
+        // For the next round, and as one who does belong to the tree.
+        kernel.set_next_pid(child).unwrap();
+        assert_eq!(kernel.fork(root).unwrap(), child);
+        let seen = drain(&mut events).await;
+        assert!(!kinds(&seen).contains(&"exec"), "{seen:?}");
+        assert!(!exits(&seen).contains(&(child, Some(9 << 8))), "{seen:?}");
+        assert!(kinds(&seen).contains(&"fork"), "{seen:?}");
+    }
+}
+
 /// Once such a gap went untold where the parent's exit was reported only after
 /// the look, because nobody compared the two any more.
 #[tokio::test(start_paused = true)]
