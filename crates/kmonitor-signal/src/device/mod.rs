@@ -19,13 +19,16 @@
 //! * The end of a file is told after the last `close` has returned, so a signal
 //!   can follow it.
 //! * A caller waits for the answer even when killed: for a second at most, after
-//!   which it gets `ETIMEDOUT`.
+//!   which it gets `ETIMEDOUT`, and cannot know whether it was done.
 //! * A bad pointer is `EFAULT` even with a number that is no command.
 //! * A caller in another pid namespace gets `EOPNOTSUPP`.
-//! * A command that could never tell anything (no event, no signal, a pid below
-//!   1) is `EINVAL`.
+//! * A signal that cannot be caught, a target below 1, and the number of a thread
+//!   that is no process's first are `EINVAL`.
+//! * The record is that of monitor, target and open file: who opens the device
+//!   twice can be told twice.
 //! * Files are bounded: `ENFILE`, and `EMFILE` for one user.
 
+mod adapter;
 mod attributes;
 mod caller;
 mod error;

@@ -10,9 +10,9 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
+use super::DeviceError;
 use super::mountinfo;
 use super::mountpoint::{FS_TYPE, Mountpoint, is_ours};
-use super::DeviceError;
 
 /// A mount that goes with this value, and the file below it after it.
 #[derive(Debug)]

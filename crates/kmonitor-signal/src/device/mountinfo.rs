@@ -116,7 +116,13 @@ mod tests {
         for end in 0..line.len() {
             let _ = parse(&line[..end]);
         }
-        for broken in [&b""[..], b" ", b"x y z", b"1 2 3 4 5", b"1 2 3 4 \\9\\77\\ 6 - a"] {
+        for broken in [
+            &b""[..],
+            b" ",
+            b"x y z",
+            b"1 2 3 4 5",
+            b"1 2 3 4 \\9\\77\\ 6 - a",
+        ] {
             assert_eq!(parse(broken), None);
         }
     }

@@ -206,8 +206,8 @@ fn take(path: &Path) -> Result<Option<(OwnedFd, bool)>, DeviceError> {
         });
     }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::open(by_descriptor(named.as_fd()), flags, Mode::empty())
-        .map_err(io("open"))?;
+    let file =
+        rustix::fs::open(by_descriptor(named.as_fd()), flags, Mode::empty()).map_err(io("open"))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => return Err(DeviceError::InUse { path: path.into() }),
@@ -247,12 +247,7 @@ fn is_named(path: &Path, file: BorrowedFd<'_>) -> bool {
         AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC,
         rustix::fs::StatxFlags::INO,
     );
-    let held = rustix::fs::statx(
-        file,
-        "",
-        AtFlags::EMPTY_PATH,
-        rustix::fs::StatxFlags::INO,
-    );
+    let held = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, rustix::fs::StatxFlags::INO);
     match (named, held) {
         (Ok(named), Ok(held)) => {
             (named.stx_dev_major, named.stx_dev_minor, named.stx_ino)

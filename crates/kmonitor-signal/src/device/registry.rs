@@ -2,11 +2,35 @@
 //! system, which knows callers, and the adapter, which knows events; tests put
 //! another registry behind it.
 
-use std::fmt;
+use std::error::Error;
+use std::fmt::{self, Write as _};
 use std::future::Future;
 
 use kmonitor_event::{EventMask, Pid};
 use rustix::io::Errno;
+
+/// Why a registry does not do what a caller asked for.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct Refused {
+    /// What the caller is told.
+    pub(crate) errno: Errno,
+    /// What the log is told.
+    pub(crate) reason: String,
+}
+
+impl Refused {
+    /// With the error's causes as the reason.
+    pub(crate) fn new(errno: Errno, error: &dyn Error) -> Self {
+        let mut reason = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let _ = write!(reason, ": {error}");
+            cause = error.source();
+        }
+        Self { errno, reason }
+    }
+}
 
 /// Where monitors are registered.
 pub(crate) trait Registry: Send + Sync + 'static {
@@ -29,7 +53,7 @@ pub(crate) trait Session: fmt::Debug + Send + Sync + 'static {
         target: Pid,
         mask: EventMask,
         signal: i32,
-    ) -> impl Future<Output = Result<(), Errno>> + Send;
+    ) -> impl Future<Output = Result<(), Refused>> + Send;
 
     /// Takes events away.
     fn deregister(
@@ -37,5 +61,5 @@ pub(crate) trait Session: fmt::Debug + Send + Sync + 'static {
         monitor: Pid,
         target: Pid,
         mask: EventMask,
-    ) -> impl Future<Output = Result<(), Errno>> + Send;
+    ) -> impl Future<Output = Result<(), Refused>> + Send;
 }

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use super::attributes::Attributes;
 use super::caller::{Caller, CallerError};
 use super::files::{Bounds, Files, OpenFile};
-use super::registry::{Registry, Session};
+use super::registry::{Refused, Registry, Session};
 use super::stats::{Counters, DeviceStats};
 use super::wire::Command;
 
@@ -81,8 +81,8 @@ impl<R: Registry> Server<R> {
 enum Refusal {
     #[error("the caller cannot be served: {0}")]
     Caller(#[from] CallerError),
-    #[error("the registry refused: {0}")]
-    Registry(Errno),
+    #[error(transparent)]
+    Registry(#[from] Refused),
     #[error("it took too long")]
     TimedOut,
 }
@@ -91,7 +91,7 @@ impl Refusal {
     fn errno(&self) -> Errno {
         match self {
             Self::Caller(error) => error.errno(),
-            Self::Registry(errno) => *errno,
+            Self::Registry(refused) => refused.errno,
             Self::TimedOut => Errno::TIMEDOUT,
         }
     }
@@ -113,16 +113,14 @@ async fn carry_out<S: Session>(
                 mask,
                 signal,
             } => session.register(monitor, target, mask, signal).await,
-            Command::Deregister { target, mask } => {
-                session.deregister(monitor, target, mask).await
-            }
+            Command::Deregister { target, mask } => session.deregister(monitor, target, mask).await,
         }
     };
     // The work is over, or dropped, before the answer lets the caller go: so the
     // monitor's pid is its own as long as anybody acts on it.
     match tokio::time::timeout(within, work).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(errno)) => Err(Refusal::Registry(errno)),
+        Ok(Err(refused)) => Err(Refusal::Registry(refused)),
         Err(_) => Err(Refusal::TimedOut),
     }
 }
@@ -130,7 +128,7 @@ async fn carry_out<S: Session>(
 /// Tells the log why a command failed: the first of each file loudly.
 fn tell<S>(file: &OpenFile<S>, tid: u32, command: Command, refusal: &Refusal) {
     let errno = refusal.errno();
-    let unusual = !matches!(refusal, Refusal::Registry(Errno::INVAL | Errno::SRCH));
+    let unusual = !matches!(errno, Errno::INVAL | Errno::SRCH);
     if unusual && file.is_first_refusal() {
         tracing::warn!(tid, ?command, %errno, "command refused: {refusal}");
     } else {
