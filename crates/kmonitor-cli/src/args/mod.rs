@@ -2,6 +2,7 @@
 //! for `--help` and the manual; longer texts are in [`pages`].
 
 pub(crate) mod pages;
+mod serve;
 mod trace;
 mod wait;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use self::serve::ServeArgs;
 pub(crate) use self::trace::{TimeArg, TraceArgs};
 pub(crate) use self::wait::WaitArgs;
 
@@ -41,6 +43,10 @@ pub(crate) enum Command {
     /// Say what works on this host, and why the rest does not
     #[command(after_long_help = pages::DOCTOR.as_help())]
     Doctor(DoctorArgs),
+
+    /// Offer /dev/kmonitor: the device of 2004, for programs that were written for it
+    #[command(after_long_help = pages::SERVE.as_help())]
+    Serve(ServeArgs),
 
     /// Print a completion script for a shell
     #[command(hide = true, after_long_help = pages::COMPLETIONS.as_help())]

@@ -50,6 +50,7 @@ pub(crate) fn of(command: &str) -> Option<&'static Page> {
         "wait" => &WAIT,
         "trace" => &TRACE,
         "doctor" => &DOCTOR,
+        "serve" => &SERVE,
         "completions" => &COMPLETIONS,
         "man" => &MAN,
         _ => return None,
@@ -284,6 +285,80 @@ pub(crate) static DOCTOR: Page = Page {
     ],
 };
 
+pub(crate) static SERVE: Page = Page {
+    sections: &[
+        (
+            "The device",
+            "Programs open it, register processes by ioctl, and get a signal for each event;\n\
+             kmonitor.h has the numbers. It is there when the service manager is told READY\n\
+             (sd_notify) and the log says \"serving\", and goes at SIGTERM, SIGINT or SIGHUP.\n\
+             \n\
+             It takes the place of an empty regular file, or of none: then the file is made,\n\
+             and removed at the end. Anything else there is refused and left alone. What a\n\
+             killed server left is cleared away at the next start. One place has one server.\n\
+             Needs root (CAP_SYS_ADMIN), /dev/fuse and, for more than ends of processes, the\n\
+             proc connector. While nothing is registered the kernel is not listened to.",
+        ),
+        (
+            "Not as in 2004",
+            "The device is a regular file, not a character device. What Linux answers for any\n\
+             regular file itself (FIONREAD and its like) does not fail.\n\
+             The last close returns before the server knows: a signal can follow it.\n\
+             A caller waits for its answer even when killed, one second at most; then it gets\n\
+             ETIMEDOUT, and whether its command was done is not known.\n\
+             A bad pointer is EFAULT even where the command is none.\n\
+             A record belongs to the open file too: a program that opens the device twice can\n\
+             be told twice.\n\
+             THREAD_CREATE is matched on the process: the kernel does not name the creating\n\
+             thread. The number of a thread other than the first cannot be registered.\n\
+             A fork with CLONE_PARENT is matched on the parent that the new process gets, the\n\
+             parent of the one that called.\n\
+             A monitor in another pid namespace is refused: si_pid would read 0.\n\
+             A process that ends by a signal is told by ABORT and then EXIT; in 2004 no ABORT\n\
+             was ever sent. A full queue of signals is waited for, and what is lost is logged.\n\
+             When the server is killed, open files fail with ENOTCONN, and tell nothing more.",
+        ),
+        (
+            "Errors of ioctl",
+            "EINVAL      no such command; nothing registered (DEREGISTER); a target below 1 or\n\
+             \u{20}           a thread's number; a signal that does not exist or cannot be caught\n\
+             EFAULT      a bad pointer\n\
+             EOPNOTSUPP  the caller is in another pid namespace; the kernel tells no such events\n\
+             \u{20}           here (the log says why)\n\
+             ENOSPC      65536 records of this file, or 262144 of all\n\
+             ETIMEDOUT   no answer within a second\n\
+             ENOTCONN, ECONNABORTED, ENODEV  the server has ended, or is ending\n\
+             Of open: ENFILE with 16384 open files, EMFILE with 8192 of one user.",
+        ),
+        (
+            "Who may use it",
+            "Whom --mode and --group let open it. A caller registers itself, never another, and\n\
+             gets signals for as long as the file is open, also after it has executed another\n\
+             program: open it with O_CLOEXEC where that is not wanted. It may name any process:\n\
+             who may open the device may know what all processes start and when they end.",
+        ),
+    ],
+    exit_status: &[
+        ("0", "Ended by SIGTERM, SIGINT or SIGHUP."),
+        (
+            "1",
+            "The device cannot be offered, or was unmounted by somebody else, or the\nevents ended; stderr says why.",
+        ),
+        USAGE,
+    ],
+    examples: &[
+        (
+            "For the programs of a group",
+            "kmonitor serve --group monitors",
+        ),
+        (
+            "For everybody, with a log of each call",
+            "kmonitor serve --mode 0666 --log kmonitor_signal=debug",
+        ),
+        ("As a service", "systemctl enable --now kmonitor"),
+    ],
+};
+
 pub(crate) static COMPLETIONS: Page = Page {
     sections: &[],
     exit_status: &[SUCCESS, FAILURE, USAGE],
@@ -311,7 +386,7 @@ mod tests {
 
     #[test]
     fn help_fits_a_terminal() {
-        for page in [&MAIN, &WAIT, &TRACE, &DOCTOR, &COMPLETIONS, &MAN] {
+        for page in [&MAIN, &WAIT, &TRACE, &DOCTOR, &SERVE, &COMPLETIONS, &MAN] {
             for line in page.as_help().lines() {
                 assert!(line.chars().count() <= 90, "{line}");
             }
