@@ -15,7 +15,7 @@ use crate::monitor::Candidate;
 use crate::registry::{SEVEN, SessionId};
 use crate::stats::Counters;
 use crate::task::{Command, Registration, Task};
-use crate::{Signal, SignalStats};
+use crate::{Signal, SignalStats, procfs};
 
 /// How many commands may wait; who sends one more waits himself.
 const COMMANDS_MAX: usize = 64;
@@ -295,12 +295,15 @@ impl Line {
         }
         // Done here and not by the task, so that many of these go on at a time.
         let monitor = Candidate::new(monitor)?;
+        // While it is there: it may end before it is watched.
+        let real_uid = procfs::real_uid(target);
         let registration = Registration {
             session,
             target_gone,
             monitor,
             target,
             watch: self.watch(target, target_gone).await?,
+            real_uid,
             events,
             signal,
         };

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use kmonitor_event::Pid;
+use kmonitor_event::{Pid, ProcessRef};
+use kmonitor_pidfd::{Pidfd, Readiness};
 
 /// The lines that anything here depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +49,15 @@ fn read(path: &str) -> io::Result<TaskStatus> {
 /// That of a process's first thread.
 pub(crate) fn status(pid: Pid) -> io::Result<TaskStatus> {
     read(&format!("/proc/{pid}/status"))
+}
+
+/// The real uid of a process, if it is still there.
+pub(crate) fn real_uid(process: ProcessRef) -> Option<u32> {
+    let pidfd = Pidfd::open_ref(process).ok()?;
+    let status = status(process.pid).ok()?;
+    // Not reaped since, so the file was its own.
+    let there = pidfd.readiness().ok()? != Readiness::Reaped;
+    there.then_some(status.real_uid)
 }
 
 /// Those of all threads of this process, by tid.

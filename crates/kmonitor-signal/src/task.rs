@@ -65,6 +65,8 @@ pub(crate) struct Registration {
     pub(crate) target: ProcessRef,
     /// Or the number that no process has.
     pub(crate) watch: Result<HubWatch, Pid>,
+    /// The target's, as of before it was watched.
+    pub(crate) real_uid: Option<u32>,
     pub(crate) events: EventMask,
     pub(crate) signal: Signal,
 }
@@ -265,6 +267,7 @@ impl Task {
             monitor,
             target,
             watch,
+            real_uid,
             events,
             signal,
         } = registration;
@@ -280,7 +283,16 @@ impl Task {
         let watch = watch.inspect_err(|_| self.retire(monitor))?;
         let place = Place { session, monitor };
         match watch {
-            Ok(mut live) => {
+            Ok(watch) => {
+                let process = ProcessRef::from(watch.process());
+                let mut live = Live {
+                    process,
+                    watch,
+                    // Once more, now that changes of it are told.
+                    real_uid: procfs::real_uid(process)
+                        .or(real_uid)
+                        .unwrap_or(UID_UNKNOWN),
+                };
                 let key = live.watch.process();
                 let subject = Subject::live(key);
                 self.registry.register(place, Ok(key), events, signal);
@@ -316,7 +328,7 @@ impl Task {
         target: ProcessRef,
         target_gone: TargetGone,
         events: EventMask,
-    ) -> Result<Result<Live, Pid>, RegisterError> {
+    ) -> Result<Result<HubWatch, Pid>, RegisterError> {
         let failed = |error: SubscribeError| match error {
             SubscribeError::Closed { reason } => RegisterError::closed(reason),
             error if error.is_gone() => RegisterError::NoSuchTarget {
@@ -338,12 +350,7 @@ impl Task {
                 Err(error) => return Err(failed(error)),
             }
         }
-        Ok(Ok(Live {
-            process,
-            watch,
-            // Read when changes of it are told already.
-            real_uid: real_uid(process).unwrap_or(UID_UNKNOWN),
-        }))
+        Ok(Ok(watch))
     }
 
     /// Subscribes to these events, and to what the adapter itself must know.
@@ -672,13 +679,4 @@ async fn death(pidfd: Arc<AsyncFd<Pidfd>>, id: MonitorId) -> MonitorId {
             Err(_) => return id,
         }
     }
-}
-
-/// The real uid of a process, if it is still there.
-fn real_uid(process: ProcessRef) -> Option<u32> {
-    let pidfd = Pidfd::open_ref(process).ok()?;
-    let status = procfs::status(process.pid).ok()?;
-    // Only then the file was its own.
-    let there = pidfd.readiness().ok()? != Readiness::Reaped;
-    there.then_some(status.real_uid)
 }
