@@ -12,6 +12,7 @@ mod duration;
 mod exit;
 mod log;
 mod manual;
+mod notify;
 mod output;
 mod serve;
 mod trace;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     let code = match cli.command {
         Command::Wait(args) => wait::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Notify(args) => notify::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Completions(args) => manual::completions(&args),

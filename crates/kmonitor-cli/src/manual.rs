@@ -124,6 +124,7 @@ fn render(command: &clap::Command, name: &str, to: &mut dyn Write) -> io::Result
         "kmonitor",
         "kmonitor-wait",
         "kmonitor-trace",
+        "kmonitor-notify",
         "kmonitor-doctor",
         "kmonitor-serve",
     ];
@@ -182,6 +183,8 @@ mod tests {
             "kmonitor",
             "wait",
             "trace",
+            "notify",
+            "notify",
             "doctor",
             "serve",
             "completions",

@@ -8,7 +8,7 @@ use kmonitor_event::{EventMask, Pid, ProcessRef};
 use kmonitor_hub::{Hub, Watch as HubWatch};
 use kmonitor_pidfd::Pidfd;
 use kmonitor_source::WatchError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{DeregisterError, RegisterError};
 use crate::monitor::Candidate;
@@ -108,6 +108,7 @@ struct Line {
     ended: mpsc::UnboundedSender<SessionId>,
     sessions: Arc<AtomicU64>,
     counters: Arc<Counters>,
+    idle: watch::Receiver<bool>,
     no_runtime: bool,
 }
 
@@ -119,10 +120,12 @@ impl SignalAdapter {
         let (commands, requests) = mpsc::channel(COMMANDS_MAX);
         let (ended, dropped) = mpsc::unbounded_channel();
         let counters = Arc::new(Counters::default());
+        let (tell_idle, idle) = watch::channel(true);
         let runtime = tokio::runtime::Handle::try_current();
         let no_runtime = runtime.is_err();
         if let Ok(runtime) = runtime {
-            let task = Task::new(hub.clone(), Arc::clone(&counters), requests, dropped);
+            let numbers = Arc::clone(&counters);
+            let task = Task::new(hub.clone(), numbers, tell_idle, requests, dropped);
             runtime.spawn(task.run());
         }
         Self {
@@ -132,6 +135,7 @@ impl SignalAdapter {
                 ended,
                 sessions: Arc::new(AtomicU64::new(NOBODYS.0 + 1)),
                 counters,
+                idle,
                 no_runtime,
             },
         }
@@ -206,8 +210,21 @@ impl SignalAdapter {
         self.line.counters.read()
     }
 
+    /// Waits until nothing is registered and no signal waits to be sent, or
+    /// [`closed`](Self::closed). After a registration: until it has ended, and
+    /// all that it was to tell has been told.
+    ///
+    /// # Cancel safety
+    /// Can be dropped and called again.
+    pub async fn idle(&self) {
+        let mut idle = self.line.idle.clone();
+        // The task has ended: it will not be busy again.
+        let _ = idle.wait_for(|idle| *idle).await;
+    }
+
     /// Waits until no signals are sent any more, because the hub was closed or
-    /// its source failed. Why, [`Hub::stats`] says.
+    /// its source failed. Why, [`Hub::stats`] says. While nothing is registered
+    /// the adapter does not notice.
     ///
     /// # Cancel safety
     /// Can be dropped and called again.

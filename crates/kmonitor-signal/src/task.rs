@@ -12,7 +12,7 @@ use kmonitor_pidfd::{Pidfd, Readiness};
 use kmonitor_source::Identity;
 use rustc_hash::FxHashMap;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::adapter::TargetGone;
@@ -88,6 +88,8 @@ struct Told {
 pub(crate) struct Task {
     hub: Hub,
     counters: Arc<Counters>,
+    /// Whether nothing is registered and nothing waits.
+    idle: watch::Sender<bool>,
     commands: mpsc::Receiver<Command>,
     /// Whether a handle is left to send commands.
     open: bool,
@@ -119,12 +121,14 @@ impl Task {
     pub(crate) fn new(
         hub: Hub,
         counters: Arc<Counters>,
+        idle: watch::Sender<bool>,
         commands: mpsc::Receiver<Command>,
         ended: mpsc::UnboundedReceiver<SessionId>,
     ) -> Self {
         Self {
             hub,
             counters,
+            idle,
             commands,
             open: true,
             ended,
@@ -214,6 +218,9 @@ impl Task {
         self.counters.records.set(self.registry.records());
         self.counters.monitors.set(self.monitors.len());
         self.counters.targets.set(self.live.len());
+        let idle = self.registry.records() == 0 && waiting == 0;
+        self.idle
+            .send_if_modified(|was| std::mem::replace(was, idle) != idle);
     }
 
     async fn carry_out(&mut self, command: Command) -> Result<(), HubClosed> {

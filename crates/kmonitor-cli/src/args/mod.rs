@@ -1,6 +1,7 @@
 //! What the command line looks like. What the options mean is told here once,
 //! for `--help` and the manual; longer texts are in [`pages`].
 
+mod notify;
 pub(crate) mod pages;
 mod serve;
 mod trace;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use self::notify::NotifyArgs;
 pub(crate) use self::serve::ServeArgs;
 pub(crate) use self::trace::{TimeArg, TraceArgs};
 pub(crate) use self::wait::WaitArgs;
@@ -39,6 +41,10 @@ pub(crate) enum Command {
     /// of the whole host
     #[command(after_long_help = pages::TRACE.as_help())]
     Trace(Box<TraceArgs>),
+
+    /// Tell a process of others' events by signals, until they end
+    #[command(after_long_help = pages::NOTIFY.as_help())]
+    Notify(NotifyArgs),
 
     /// Say what works on this host, and why the rest does not
     #[command(after_long_help = pages::DOCTOR.as_help())]

@@ -49,6 +49,7 @@ pub(crate) fn of(command: &str) -> Option<&'static Page> {
         "kmonitor" => &MAIN,
         "wait" => &WAIT,
         "trace" => &TRACE,
+        "notify" => &NOTIFY,
         "doctor" => &DOCTOR,
         "serve" => &SERVE,
         "completions" => &COMPLETIONS,
@@ -232,6 +233,66 @@ pub(crate) static TRACE: Page = Page {
         (
             "All deaths by signal on this host",
             "kmonitor trace --events abort --time wall",
+        ),
+    ],
+};
+
+pub(crate) static NOTIFY: Page = Page {
+    sections: &[
+        (
+            "What the monitor gets",
+            "The signal, queued, with the bit of the event in si_int (as in kmonitor.h), the\n\
+             pid it concerns in si_pid, and its uid in si_uid: of a fork or a new thread those\n\
+             of the new one. An end by a signal is told by ABORT, and then EXIT. Real-time\n\
+             signals arrive one for each event, in order; of others the kernel keeps one at a\n\
+             time. No change to the monitored processes is needed, and the monitor must only\n\
+             expect the signal.",
+        ),
+        (
+            "How long",
+            "In the foreground, until all targets or the monitor have ended, or SIGINT or\n\
+             SIGTERM come: then nothing more is told. Signals that wait for room in the\n\
+             monitor's queue are sent first.",
+        ),
+        (
+            "Which processes",
+            "The monitor must be one that you may signal, and in this pid namespace. It must\n\
+             catch or block the signal when this command starts: a signal that is not\n\
+             expected ends most programs (--force does not look). Targets may be anybody's.",
+        ),
+        (
+            "JSON",
+            "One object a line. For each target, when it is registered: type \"registered\",\n\
+             monitor, target, events, signal (its name) and signal_number. At the end: type\n\
+             \"finished\", reason (targets_ended, monitor_ended, interrupted, failed), and how\n\
+             many signals were sent, dropped (the monitor did not take them), withdrawn (it\n\
+             ended before it took them) and refused; and lost, events that were not seen.",
+        ),
+    ],
+    exit_status: &[
+        ("0", "All targets ended, and all signals were sent."),
+        (
+            "1",
+            "A process is gone already, may not be signalled or cannot be watched; or\n\
+             signals or events were lost. stderr says which.",
+        ),
+        USAGE,
+        ("3", "The monitor ended while targets still ran."),
+        ("128+N", "Signal N (SIGINT, SIGTERM) ended the command."),
+    ],
+    examples: &[
+        (
+            "Tell a service that runs of the end and the children of another",
+            "kmonitor notify --monitor 4711 --target 4712 --events exit,fork --signal RTMIN+1",
+        ),
+        (
+            "Tell the shell, which goes on meanwhile",
+            "trap 'echo the build has ended' USR1\n\
+             kmonitor notify --monitor $$ --target 4711 --signal USR1 &",
+        ),
+        (
+            "How it went, as JSON",
+            "kmonitor notify -m 4711 -p 4712,4713 -e all --json | jq .reason",
         ),
     ],
 };
