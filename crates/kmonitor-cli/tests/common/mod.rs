@@ -185,7 +185,7 @@ pub(crate) fn start_listening(command: &mut Command) -> Child {
 
 /// Whether a process has a netlink socket of the connector that is a member of
 /// the group of process events.
-fn listens(table: &str, process: u32) -> bool {
+pub(crate) fn listens(table: &str, process: u32) -> bool {
     let Ok(entries) = fs::read_dir(format!("/proc/{process}/fd")) else {
         return false;
     };
