@@ -115,6 +115,7 @@ async fn each_of_the_seven_events_is_told() {
         puppets.reap(target).unwrap();
     }
     assert_eq!(monitor.drain().unwrap(), []);
+    soon("the adapter's rest", adapter.idle()).await;
     let stats = adapter.stats();
     assert_eq!(stats.sent, 20 * 9, "{stats:?}");
     assert_eq!((stats.records, stats.targets, stats.waiting), (0, 0, 0));
@@ -359,15 +360,17 @@ async fn who_gets_a_dead_targets_pid_is_not_monitored() {
 
 /// A monitor with room for 100 signals sleeps while a simulated target forks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root, for a user whose queue nobody else fills"]
 async fn what_a_full_queue_cannot_take_waits_in_order_or_is_counted() {
     const FORKS: usize = 20_000;
     const ROOM: u32 = 100;
+    const NOBODY_ELSE: u32 = 1_234_567;
     let config = SimConfig::default().seed(1);
     let kernel = SimKernel::new(config.queue_facts_max(1 << 20));
     let hub = Hub::builder().source(kernel.source()).probe(kernel.probe());
     let hub = hub.open().await.unwrap();
     let adapter = SignalAdapter::new(&hub);
-    let mut monitor = Listener::with_room(LISTENER, ROOM).unwrap();
+    let mut monitor = Listener::with_room(LISTENER, ROOM, NOBODY_ELSE).unwrap();
     let target = kernel.spawn().unwrap();
     let registered = adapter.register(pid(monitor.pid()), target, EventMask::FORK, signal(1));
     registered.await.unwrap();
@@ -387,8 +390,7 @@ async fn what_a_full_queue_cannot_take_waits_in_order_or_is_counted() {
         }
     }
     let asleep = adapter.stats();
-    // Other processes of this user may have signals queued, too.
-    assert!((1..=u64::from(ROOM)).contains(&asleep.sent), "{asleep:?}");
+    assert_eq!(asleep.sent, u64::from(ROOM));
     assert!(asleep.waiting > 0 && asleep.dropped > 0, "{asleep:?}");
     assert_eq!((asleep.lost_by_adapter, asleep.lost_by_kernel), (0, 0));
 
@@ -526,6 +528,7 @@ async fn nobody_registered_nothing_listened_to() {
         until("it rests", async || !hub.stats().await.unwrap().listening).await;
         facts().await;
     }
+    soon("the adapter's rest", adapter.idle()).await;
     assert_eq!(adapter.stats().monitors, 0);
 }
 

@@ -66,8 +66,9 @@ impl FromStr for Told {
     }
 }
 
-/// The program. Its one argument, if it has one, is the `RLIMIT_SIGPENDING` that
-/// it sets for itself.
+/// The program. Its arguments, if it has any, are the `RLIMIT_SIGPENDING` that it
+/// sets for itself and the user that it becomes: the kernel counts the signals
+/// that are queued for all processes of a user.
 #[must_use]
 pub fn main() -> ExitCode {
     match run() {
@@ -81,13 +82,16 @@ pub fn main() -> ExitCode {
 
 fn run() -> io::Result<()> {
     sys::block_monitor_signals()?;
-    if let Some(pending) = std::env::args().nth(1) {
+    if let [_, pending, uid] = &std::env::args().collect::<Vec<_>>()[..] {
         let pending = Some(pending.parse().map_err(io::Error::other)?);
         let limit = rustix::process::Rlimit {
             current: pending,
             maximum: pending,
         };
         rustix::process::setrlimit(rustix::process::Resource::Sigpending, limit)?;
+        let uid = rustix::process::Uid::from_raw(uid.parse().map_err(io::Error::other)?);
+        // There is no other thread.
+        rustix::thread::set_thread_uid(uid)?;
     }
     let mut output = BufWriter::new(io::stdout().lock());
     writeln!(output, "ready")?;
@@ -134,13 +138,14 @@ impl Listener {
         Self::from_command(Command::new(program.as_ref()))
     }
 
-    /// One that has room for so many signals.
+    /// One that has room for so many signals, and is the only process of this
+    /// user. Needs root.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn with_room(program: impl AsRef<Path>, pending: u32) -> io::Result<Self> {
+    pub fn with_room(program: impl AsRef<Path>, pending: u32, uid: u32) -> io::Result<Self> {
         let mut command = Command::new(program.as_ref());
-        command.arg(pending.to_string());
+        command.args([pending.to_string(), uid.to_string()]);
         Self::from_command(command)
     }
 
