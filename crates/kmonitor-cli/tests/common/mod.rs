@@ -39,6 +39,12 @@ impl Target {
         Self { child }
     }
 
+    /// By a command that waits for the end of its input, which is a pipe.
+    pub(crate) fn of(mut command: Command) -> Self {
+        let child = command.spawn().unwrap();
+        Self { child }
+    }
+
     pub(crate) fn pid(&self) -> String {
         self.child.id().to_string()
     }

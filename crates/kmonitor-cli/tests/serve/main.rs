@@ -11,6 +11,7 @@ mod common;
 mod hand;
 
 mod callers;
+mod followers;
 mod lifetime;
 mod place;
 mod programs;
