@@ -3,7 +3,10 @@
 
 use std::process::{Command, Stdio};
 
-use kmonitor::signal::{RegisterError, Signal, SignalAdapter, SignalStats};
+use kmonitor::signal::{
+    DeregisterError, MonitorSignal, MonitorSignals, ReceiveError, RegisterError, Session, Signal,
+    SignalAdapter, SignalError, SignalStats,
+};
 use kmonitor::source::sim::{SimConfig, SimKernel};
 use kmonitor::{EventMask, Hub, Pid, SourceKind};
 use kmonitor_tests::{
@@ -273,6 +276,43 @@ async fn a_session_takes_its_own_registrations_with_it() {
     drop(kept);
     until("the hub rests", async || {
         !hub.stats().await.unwrap().listening
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the proc connector: initial namespaces"]
+async fn a_registration_outlives_the_handles_but_not_the_target() {
+    let hub = connector().await;
+    let mut monitor = listener();
+    let mut puppets = Puppets::start(PUPPET).unwrap();
+    let target = puppets.spawn().unwrap();
+    let adapter = SignalAdapter::new(&hub);
+    let session = adapter.session();
+    let me = pid(monitor.pid());
+    let both = EventMask::EXEC | EventMask::EXIT;
+    adapter
+        .register(me, pid(target), both, signal(1))
+        .await
+        .unwrap();
+    session
+        .register(me, pid(target), both, signal(2))
+        .await
+        .unwrap();
+    let numbers = adapter.clone();
+    drop((adapter, session));
+    until("the session has ended", async || {
+        numbers.stats().records == 1
+    })
+    .await;
+    drop(numbers);
+    puppets.exec(target).unwrap();
+    puppets.exit(target, 0).unwrap();
+    let due = [EventMask::EXEC, EventMask::EXIT].map(|event| told(signal(1), target, event));
+    assert_eq!(monitor.take(2).unwrap(), due);
+    until("nothing is left", async || {
+        let stats = hub.stats().await.unwrap();
+        stats.subscriptions == 0 && stats.watches == 0 && !stats.listening
     })
     .await;
 }
@@ -758,4 +798,31 @@ async fn a_closed_hub_is_told_to_whoever_registers() {
         .unwrap_err();
     assert!(matches!(error, RegisterError::Closed { .. }), "{error}");
     assert!(adapter.deregister(me, target, ALL).await.is_err());
+}
+
+#[test]
+fn the_types_are_send_and_sync_and_their_futures_send() {
+    fn shared<T: Send + Sync + Unpin + 'static>() {}
+    fn error<T: std::error::Error + Send + Sync + 'static>() {}
+    fn future<T: Send>(_: T) {}
+    shared::<SignalAdapter>();
+    shared::<Session>();
+    shared::<SignalStats>();
+    shared::<Signal>();
+    shared::<MonitorSignal>();
+    shared::<MonitorSignals>();
+    error::<RegisterError>();
+    error::<DeregisterError>();
+    error::<ReceiveError>();
+    error::<SignalError>();
+    let _ = |adapter: &SignalAdapter, session: &Session, signals: &mut MonitorSignals| {
+        let me = Pid::current();
+        future(adapter.register(me, me, ALL, signal(1)));
+        future(adapter.deregister(me, me, ALL));
+        future(adapter.idle());
+        future(adapter.closed());
+        future(session.register(me, me, ALL, signal(1)));
+        future(session.deregister(me, me, ALL));
+        future(signals.next());
+    };
 }

@@ -45,12 +45,26 @@ pub fn disposition(process: Pid, signal: Signal) -> io::Result<Disposition> {
 mod tests {
     use super::*;
 
+    /// Not of this process: glibc blocks all signals for a moment whenever the
+    /// test harness starts a thread.
     #[test]
-    fn rusts_runtime_ignores_sigpipe_and_leaves_the_real_time_signals() {
-        let me = Pid::current();
-        let pipe = Signal::new(libc::SIGPIPE).unwrap();
-        assert_eq!(disposition(me, pipe).unwrap(), Disposition::Ignored);
-        let unused = Signal::new(50).unwrap();
-        assert_eq!(disposition(me, unused).unwrap(), Disposition::Default);
+    fn a_process_says_what_it_would_do() {
+        use std::io::Read as _;
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "trap '' USR1; trap : USR2; echo; read line"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = child.stdout.as_mut().unwrap();
+        output.read_exact(&mut [0]).unwrap();
+        let pid = Pid::try_from(child.id()).unwrap();
+        let would = |signal: &str| disposition(pid, signal.parse().unwrap()).unwrap();
+        assert_eq!(would("USR1"), Disposition::Ignored);
+        assert_eq!(would("USR2"), Disposition::Caught);
+        assert_eq!(would("50"), Disposition::Default);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(disposition(pid, "50".parse().unwrap()).is_err());
     }
 }

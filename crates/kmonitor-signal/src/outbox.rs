@@ -191,8 +191,12 @@ mod tests {
             let (mut room, mut next, mut dropped) = (0, 0, 0);
             let mut arrived = Vec::new();
             for (step, count) in steps {
-                if step == 0 {
+                if step == 1 {
+                    // Room that nobody has noticed yet.
                     room += count;
+                    continue;
+                }
+                if step == 0 {
                     outbox.flush(|due| {
                         if room == 0 {
                             return Verdict::Full;
