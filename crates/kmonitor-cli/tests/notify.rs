@@ -1,4 +1,8 @@
 //! `kmonitor notify`, end to end on this kernel.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 mod common;
 
