@@ -1,12 +1,13 @@
 //! The adapter's one task: commands, events, deaths of monitors, retries.
 
-use std::os::unix::process::ExitStatusExt as _;
+mod telling;
+
 use std::sync::Arc;
 
 use futures::future::{AbortHandle, Abortable, Aborted, join_all};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use futures::{FutureExt as _, future::BoxFuture};
-use kmonitor_event::{Event, EventKind, EventMask, LossOrigin, Lost, Pid, ProcessRef, Status};
+use kmonitor_event::{Event, EventMask, Pid, ProcessRef};
 use kmonitor_hub::{Filter, Hub, SubscribeError, Subscription, Watch as HubWatch};
 use kmonitor_pidfd::{Pidfd, Readiness};
 use kmonitor_source::Identity;
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use crate::adapter::TargetGone;
 use crate::error::RegisterError;
 use crate::monitor::{Candidate, Monitor};
-use crate::outbox::{Due, Pushed};
+use crate::outbox::Due;
 use crate::registry::{MonitorId, Place, Registry, SessionId, Subject};
 use crate::stats::Counters;
 use crate::{Signal, procfs, sys};
@@ -26,9 +27,6 @@ use crate::{Signal, procfs, sys};
 /// How many events may wait for the adapter. It never waits for a monitor, so
 /// this is room for bursts only.
 const QUEUE_EVENTS: std::num::NonZeroUsize = std::num::NonZeroUsize::new(16_384).unwrap();
-
-/// After so many events the others have their turn.
-const EVENTS_PER_TURN: usize = 256;
 
 /// How many requests to the hub may be under way at a time.
 const REQUESTS_AT_A_TIME: usize = 256;
@@ -498,176 +496,6 @@ impl Task {
                 // Fails only where the hub is closed, which shows soon enough.
                 let _ = join_all(removals).await;
             }
-        }
-    }
-
-    /// An event, and those that came with it.
-    async fn take_in(&mut self, event: Event) -> Result<(), HubClosed> {
-        self.event(&event);
-        for _ in 1..EVENTS_PER_TURN {
-            match self.next_now() {
-                Some(Some(event)) => self.event(&event),
-                Some(None) => return Err(HubClosed),
-                // Only now: what is queued tells of the same ends, in order.
-                None if self.recheck => self.recheck(),
-                None => break,
-            }
-        }
-        self.settle().await
-    }
-
-    /// An event that is there already; nothing if there is none, and `None` at
-    /// the end of the stream.
-    fn next_now(&mut self) -> Option<Option<Event>> {
-        self.subscription.as_mut()?.next().now_or_never()
-    }
-
-    fn event(&mut self, event: &Event) {
-        if let EventKind::Lost(lost) = event.kind {
-            self.lost(lost);
-            return;
-        }
-        let Some(process) = event.process else {
-            return;
-        };
-        let subject = Subject::live(process);
-        let pid = process.pid().as_raw();
-        match event.kind {
-            EventKind::Fork { child } => {
-                self.tell(subject, EventMask::FORK, child.pid().as_raw());
-            }
-            EventKind::ThreadCreate { tid } => {
-                self.tell(subject, EventMask::THREAD_CREATE, tid.as_raw());
-            }
-            EventKind::Exec => self.tell(subject, EventMask::EXEC, pid),
-            EventKind::ThreadExit { tid, status } => {
-                if status.signal().is_some() {
-                    self.tell(subject, EventMask::THREAD_ABORT, tid.as_raw());
-                }
-                self.tell(subject, EventMask::THREAD_EXIT, tid.as_raw());
-            }
-            EventKind::Exit(status) => self.exit(subject, status),
-            EventKind::Uid { tid, real, .. } if tid.is_leader_of(process.pid()) => {
-                if let Some(live) = self.live.get_mut(&subject) {
-                    live.real_uid = real;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn exit(&mut self, subject: Subject, status: Status) {
-        let Some(live) = self.live.get(&subject) else {
-            return;
-        };
-        let pid = live.process.pid.as_raw();
-        let signal = status.known().and_then(|status| status.signal());
-        if signal.is_some() {
-            self.tell(subject, EventMask::ABORT, pid);
-        }
-        self.tell(subject, EventMask::EXIT, pid);
-        self.live.remove(&subject);
-        for record in self.registry.end(subject) {
-            self.retire(record.monitor);
-        }
-    }
-
-    /// Tells all who want to know. A child and a thread have their creator's uid.
-    fn tell(&mut self, subject: Subject, event: EventMask, pid: i32) {
-        let Some(live) = self.live.get(&subject) else {
-            return;
-        };
-        for record in self.registry.records_about(subject) {
-            if !record.events.contains(event) {
-                continue;
-            }
-            let Some(told) = self.monitors.get_mut(&record.monitor) else {
-                continue;
-            };
-            let due = Due {
-                session: record.session,
-                subject,
-                pid,
-                uid: live.real_uid,
-                event,
-                signal: record.signal,
-            };
-            match told.monitor.push(due) {
-                Pushed::Taken => self.counters.sent.add(1),
-                Pushed::Refused => self.counters.refused.add(1),
-                Pushed::Waits => {
-                    if told.retry_at.is_none() {
-                        let pid = told.monitor.key.0;
-                        tracing::warn!(%pid, "a monitor's signal queue is full: signals wait");
-                        told.retry_at = Some(Instant::now() + told.monitor.outbox.pause());
-                    }
-                }
-                Pushed::Dropped => {
-                    self.counters.dropped.add(1);
-                    told.monitor.dropped += 1;
-                    if told.monitor.dropped == 1 {
-                        let pid = told.monitor.key.0;
-                        tracing::warn!(%pid, "a monitor does not take its signals: dropping");
-                    }
-                }
-            }
-        }
-    }
-
-    /// Tries what waits, where it is time.
-    fn retry(&mut self) {
-        let now = Instant::now();
-        let mut done = Vec::new();
-        for (id, told) in &mut self.monitors {
-            if told.retry_at.is_none_or(|at| at > now) {
-                continue;
-            }
-            let (taken, refused) = told.monitor.flush();
-            self.counters.sent.add(taken);
-            self.counters.refused.add(refused);
-            if told.monitor.outbox.waiting() > 0 {
-                told.retry_at = Some(now + told.monitor.outbox.pause());
-                continue;
-            }
-            let dropped = std::mem::take(&mut told.monitor.dropped);
-            let pid = told.monitor.key.0;
-            tracing::info!(%pid, dropped, "a monitor's signal queue has room again");
-            told.retry_at = None;
-            done.push(*id);
-        }
-        for id in done {
-            self.retire(id);
-        }
-    }
-
-    fn lost(&mut self, lost: Lost) {
-        tracing::warn!(%lost, "events were lost: monitors are not told of them");
-        match (lost.origin, lost.count) {
-            (LossOrigin::Subscription, count) => {
-                self.counters.lost_by_adapter.add(count.unwrap_or(1));
-                self.recheck = true;
-            }
-            (_, Some(count)) => self.counters.lost_by_kernel.add(count),
-            (_, None) => self.counters.losses_uncounted.add(1),
-        }
-    }
-
-    /// Tells of the ends that the stream lost.
-    fn recheck(&mut self) {
-        self.recheck = false;
-        let mut ended = Vec::new();
-        for (subject, live) in &mut self.live {
-            if let Some(Ok(exit)) = live.watch.settled().now_or_never() {
-                ended.push((*subject, exit.status));
-            }
-        }
-        // The hub queues an exit before it settles the watch: what has been
-        // queued since the last look may tell of these, in order.
-        while let Some(Some(event)) = self.next_now() {
-            self.event(&event);
-        }
-        for (subject, status) in ended {
-            self.exit(subject, status);
         }
     }
 }
