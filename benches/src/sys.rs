@@ -101,3 +101,19 @@ pub fn fork() -> io::Result<Forked> {
             .ok_or_else(io::Error::last_os_error),
     }
 }
+
+/// Waits for a signal that this thread blocks.
+///
+/// # Errors
+/// The system refused.
+pub fn wait_for_signal(signal: i32) -> io::Result<()> {
+    // SAFETY: all zeroes are a valid set: the empty one.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is initialized; a bad number would only be refused.
+    unsafe { libc::sigaddset(&raw mut set, signal) };
+    // SAFETY: the set is valid, and what the signal carries is not asked for.
+    match unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}

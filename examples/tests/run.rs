@@ -369,3 +369,74 @@ fn custom_source_names_the_line_it_cannot_use() {
         assert_said(&lines, said);
     }
 }
+
+#[test]
+#[ignore = "needs the proc connector: initial namespaces"]
+fn told_by_signals_prints_what_happened() {
+    let mut target = Command::new("sh")
+        .args(["-c", "read line; true & wait; kill -9 $$"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_told_by_signals"));
+    let monitor = Running::start(command.arg(target.id().to_string()));
+    monitor.line_with("watching");
+    drop(target.stdin.take());
+    target.wait().unwrap();
+    let (status, lines) = monitor.end();
+    assert!(status.success(), "{lines:#?}");
+    let [fork, abort, exit] = &lines[..] else {
+        panic!("three were due: {lines:#?}");
+    };
+    assert!(fork.starts_with("fork of "), "{fork}");
+    assert!(abort.starts_with(&format!("abort of {}, uid ", target.id())));
+    assert!(exit.starts_with(&format!("exit of {}, uid ", target.id())));
+}
+
+/// The C programs are monitors of the device, whose tests run them; here they
+/// are only held against the header.
+#[test]
+fn the_c_programs_compile_without_a_warning() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    for program in ["wait_exit", "follow_tree", "every_event"] {
+        for standard in ["-std=c11", "-std=c99"] {
+            let status = Command::new("cc")
+                .args([
+                    standard,
+                    "-Wall",
+                    "-Wextra",
+                    "-Wpedantic",
+                    "-Werror",
+                    "-pthread",
+                ])
+                .arg(format!("-I{root}/crates/kmonitor-signal/include"))
+                .args(["-fsyntax-only", &format!("{root}/examples/c/{program}.c")])
+                .status()
+                .unwrap();
+            assert!(status.success(), "{program} {standard}");
+        }
+    }
+}
+
+/// The numbers of the interface are those that programs of 2004 were built with.
+#[test]
+fn the_header_has_the_numbers_of_2004() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let source = "#include <kmonitor.h>\n\
+        _Static_assert(KMONITOR_IOW_REGISTER == 0x400CDE01, \"register\");\n\
+        _Static_assert(KMONITOR_IOW_DEREGISTER == 0x400CDE02, \"deregister\");\n\
+        _Static_assert(sizeof(struct kmonitor_cmd) == 12, \"cmd\");\n\
+        _Static_assert(THREAD_CREATE == 1 && THREAD_ABORT == 2 && THREAD_EXIT == 4, \"t\");\n\
+        _Static_assert(PROCESS_FORK == 8 && PROCESS_ABORT == 16, \"p\");\n\
+        _Static_assert(PROCESS_EXEC == 32 && PROCESS_EXIT == 64, \"p\");\n";
+    let mut compiler = Command::new("cc")
+        .args(["-std=c11", "-fsyntax-only", "-Wall", "-Werror", "-xc", "-"])
+        .arg(format!("-I{root}/crates/kmonitor-signal/include"))
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = compiler.stdin.take().unwrap();
+    input.write_all(source.as_bytes()).unwrap();
+    drop(input);
+    assert!(compiler.wait().unwrap().success());
+}

@@ -18,6 +18,7 @@ mod oracle;
 mod patience;
 mod replay;
 mod restricted;
+mod signal;
 mod sources;
 mod thread_groups;
 mod tree;
@@ -28,3 +29,6 @@ const HAZARD: &str = env!("CARGO_BIN_EXE_hazard");
 
 /// The program that does what a test says.
 const PUPPET: &str = env!("CARGO_BIN_EXE_puppet");
+
+/// The program that says which signals it got.
+const LISTENER: &str = env!("CARGO_BIN_EXE_listener");

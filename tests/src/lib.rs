@@ -7,6 +7,7 @@
 //! * [`driver`]: starts `hazard` from a test and speaks its protocol;
 //! * [`puppets`]: processes that do what a test says, and [`puppet`], their
 //!   program;
+//! * [`listener`]: a monitor that says which signals it got;
 //! * [`restricted`]: without `pidfd_open`;
 //! * [`reuse`]: a child with exactly the pid one wants;
 //! * [`isolation`]: commands as another user or in other namespaces;
@@ -16,6 +17,7 @@
 pub mod driver;
 pub mod hazard;
 pub mod isolation;
+pub mod listener;
 pub mod puppet;
 pub mod puppets;
 pub mod restricted;
@@ -30,6 +32,7 @@ mod sys;
 
 pub use driver::{Hazard, RunningHazard, StormReport, storm};
 pub use isolation::{in_unshare, run_as_nobody};
+pub use listener::{Listener, Told};
 pub use puppets::Puppets;
 pub use restricted::without_pidfd_open;
 pub use reuse::{HeldPid, set_next_pid, spawn_with_pid};

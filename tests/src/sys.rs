@@ -7,6 +7,8 @@ use std::ptr;
 
 use rustix::process::{Pid, Signal};
 
+use crate::listener::Told;
+
 /// On which side of a fork we are.
 pub(crate) enum Forked {
     Child,
@@ -200,5 +202,64 @@ pub(crate) fn forbid_pidfd_open(errno: c_int) -> io::Result<()> {
     match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn monitor_signals() -> libc::sigset_t {
+    // SAFETY: all zeroes are a valid set: the empty one.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    for signal in (libc::SIGRTMIN()..=libc::SIGRTMAX()).chain([libc::SIGUSR1]) {
+        // SAFETY: the set is initialized, and the signal exists.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    set
+}
+
+/// Blocks SIGUSR1 and all real-time signals in the calling thread.
+pub(crate) fn block_monitor_signals() -> io::Result<()> {
+    let set = monitor_signals();
+    // SAFETY: the set is valid, and the old mask is not asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// The next of those signals, if one comes within this time.
+pub(crate) fn take_signal(patience: std::time::Duration) -> io::Result<Option<Told>> {
+    let set = monitor_signals();
+    let timeout = libc::timespec {
+        tv_sec: patience.as_secs().cast_signed(),
+        tv_nsec: patience.subsec_nanos().into(),
+    };
+    loop {
+        // SAFETY: all zeroes are a valid siginfo, which is plain integers.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: set and timeout are valid, and `info` is writable.
+        let signal =
+            unsafe { libc::sigtimedwait(&raw const set, &raw mut info, &raw const timeout) };
+        if signal < 0 {
+            match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::EAGAIN) => return Ok(None),
+                error if error.kind() == io::ErrorKind::Interrupted => continue,
+                error => return Err(error),
+            }
+        }
+        // SAFETY: a signal of `kill` or `sigqueue` has a pid; zero otherwise.
+        let pid = unsafe { info.si_pid() };
+        // SAFETY: as above.
+        let uid = unsafe { info.si_uid() };
+        // SAFETY: as above.
+        let value = unsafe { info.si_value() };
+        // The int is at the beginning of the union.
+        let bytes = value.sival_ptr.addr().to_ne_bytes();
+        let int = i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        return Ok(Some(Told {
+            signal,
+            code: info.si_code,
+            pid,
+            uid,
+            int,
+        }));
     }
 }

@@ -14,6 +14,8 @@ pub(crate) enum Code {
     Failure,
     /// The command line makes no sense.
     Usage,
+    /// Who was to be told ended first.
+    MonitorEnded,
     /// The time limit was over first (as `timeout(1)` says it).
     Timeout,
     /// The process ended, and nobody could know how.
@@ -39,6 +41,7 @@ impl Code {
             },
             Self::Failure => 1,
             Self::Usage => 2,
+            Self::MonitorEnded => 3,
             Self::Timeout => 124,
             Self::StatusUnknown => 125,
             Self::NotExecutable => 126,
@@ -82,6 +85,7 @@ mod tests {
             (Code::Success, 0),
             (Code::Failure, 1),
             (Code::Usage, 2),
+            (Code::MonitorEnded, 3),
             (Code::Timeout, 124),
             (Code::StatusUnknown, 125),
             (Code::NotExecutable, 126),

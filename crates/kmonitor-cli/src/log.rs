@@ -1,4 +1,4 @@
-//! The diagnostic log, on stderr; off unless asked for.
+//! The diagnostic log, on stderr; off unless asked for, or usual for the command.
 
 use std::io::IsTerminal as _;
 
@@ -10,12 +10,13 @@ use crate::exit::Code;
 /// The variable that stands in for `--log`.
 const VARIABLE: &str = "KMONITOR_LOG";
 
-/// Starts logging at the given level, or at that of the environment.
-pub(crate) fn start(level: Option<&str>) -> Result<(), Code> {
+/// Starts logging at the given level, or at that of the environment, or at the
+/// one that is usual for the command.
+pub(crate) fn start(level: Option<&str>, usual: Option<&str>) -> Result<(), Code> {
     let from_environment = std::env::var(VARIABLE).ok();
     let (origin, Some(directives)) = (match level {
         Some(level) => ("--log", Some(level)),
-        None => (VARIABLE, from_environment.as_deref()),
+        None => (VARIABLE, from_environment.as_deref().or(usual)),
     }) else {
         return Ok(());
     };
@@ -29,10 +30,15 @@ pub(crate) fn start(level: Option<&str>) -> Result<(), Code> {
         ));
         Code::Usage
     })?;
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .init();
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        // The journal notes the time itself.
+        log.without_time().init();
+    } else {
+        log.init();
+    }
     Ok(())
 }

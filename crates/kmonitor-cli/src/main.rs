@@ -12,7 +12,9 @@ mod duration;
 mod exit;
 mod log;
 mod manual;
+mod notify;
 mod output;
+mod serve;
 mod trace;
 mod wait;
 
@@ -37,13 +39,19 @@ fn main() -> ExitCode {
             return code.into();
         }
     };
-    if let Err(code) = log::start(cli.log.as_deref()) {
+    let usual = match cli.command {
+        Command::Serve(_) => Some(serve::LOGGED),
+        _ => None,
+    };
+    if let Err(code) = log::start(cli.log.as_deref(), usual) {
         return code.into();
     }
     let code = match cli.command {
         Command::Wait(args) => wait::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Notify(args) => notify::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
         Command::ProbeChild(args) => doctor::probe_child(&args),

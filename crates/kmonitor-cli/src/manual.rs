@@ -124,7 +124,9 @@ fn render(command: &clap::Command, name: &str, to: &mut dyn Write) -> io::Result
         "kmonitor",
         "kmonitor-wait",
         "kmonitor-trace",
+        "kmonitor-notify",
         "kmonitor-doctor",
+        "kmonitor-serve",
     ];
     let others: Vec<_> = others.into_iter().filter(|other| *other != title).collect();
     see_also.control("SH", ["SEE ALSO"]);
@@ -177,7 +179,17 @@ mod tests {
 
     #[test]
     fn every_page_has_its_sections() {
-        for name in ["kmonitor", "wait", "trace", "doctor", "completions", "man"] {
+        for name in [
+            "kmonitor",
+            "wait",
+            "trace",
+            "notify",
+            "notify",
+            "doctor",
+            "serve",
+            "completions",
+            "man",
+        ] {
             let mut page = Vec::new();
             render(&find(name).unwrap(), name, &mut page).unwrap();
             let page = String::from_utf8(page).unwrap();

@@ -59,5 +59,9 @@ pub use kmonitor_source::{
 /// pidfd primitives: opening, readiness, exit status, identity, signalling.
 pub use kmonitor_pidfd as pidfd;
 
+/// Events as queued signals, for programs that were written for kmonitor 2004.
+#[cfg(feature = "signal")]
+pub use kmonitor_signal as signal;
+
 /// The watch that a hub gives: [`Hub::watch`].
 pub use kmonitor_hub::Watch as HubWatch;

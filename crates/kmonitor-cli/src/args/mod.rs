@@ -1,7 +1,9 @@
 //! What the command line looks like. What the options mean is told here once,
 //! for `--help` and the manual; longer texts are in [`pages`].
 
+mod notify;
 pub(crate) mod pages;
+mod serve;
 mod trace;
 mod wait;
 
@@ -9,6 +11,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use self::notify::NotifyArgs;
+pub(crate) use self::serve::ServeArgs;
 pub(crate) use self::trace::{TimeArg, TraceArgs};
 pub(crate) use self::wait::WaitArgs;
 
@@ -38,9 +42,17 @@ pub(crate) enum Command {
     #[command(after_long_help = pages::TRACE.as_help())]
     Trace(Box<TraceArgs>),
 
+    /// Tell a process of others' events by signals, until they end
+    #[command(after_long_help = pages::NOTIFY.as_help())]
+    Notify(NotifyArgs),
+
     /// Say what works on this host, and why the rest does not
     #[command(after_long_help = pages::DOCTOR.as_help())]
     Doctor(DoctorArgs),
+
+    /// Offer /dev/kmonitor: the device of 2004, for programs that were written for it
+    #[command(after_long_help = pages::SERVE.as_help())]
+    Serve(ServeArgs),
 
     /// Print a completion script for a shell
     #[command(hide = true, after_long_help = pages::COMPLETIONS.as_help())]

@@ -49,7 +49,9 @@ pub(crate) fn of(command: &str) -> Option<&'static Page> {
         "kmonitor" => &MAIN,
         "wait" => &WAIT,
         "trace" => &TRACE,
+        "notify" => &NOTIFY,
         "doctor" => &DOCTOR,
+        "serve" => &SERVE,
         "completions" => &COMPLETIONS,
         "man" => &MAN,
         _ => return None,
@@ -235,6 +237,66 @@ pub(crate) static TRACE: Page = Page {
     ],
 };
 
+pub(crate) static NOTIFY: Page = Page {
+    sections: &[
+        (
+            "What the monitor gets",
+            "The signal, queued, with the bit of the event in si_int (as in kmonitor.h), the\n\
+             pid it concerns in si_pid, and its uid in si_uid: of a fork or a new thread those\n\
+             of the new one. An end by a signal is told by ABORT, and then EXIT. Real-time\n\
+             signals arrive one for each event, in order; of others the kernel keeps one at a\n\
+             time. No change to the monitored processes is needed, and the monitor must only\n\
+             expect the signal.",
+        ),
+        (
+            "How long",
+            "In the foreground, until all targets or the monitor have ended, or SIGINT or\n\
+             SIGTERM come: then nothing more is told. Signals that wait for room in the\n\
+             monitor's queue are sent first.",
+        ),
+        (
+            "Which processes",
+            "The monitor must be one that you may signal, and in this pid namespace. It must\n\
+             catch or block the signal when this command starts: a signal that is not\n\
+             expected ends most programs (--force does not look). Targets may be anybody's.",
+        ),
+        (
+            "JSON",
+            "One object a line. For each target, when it is registered: type \"registered\",\n\
+             monitor, target, events, signal (its name) and signal_number. At the end: type\n\
+             \"finished\", reason (targets_ended, monitor_ended, interrupted, failed), and how\n\
+             many signals were sent, dropped (the monitor did not take them), withdrawn (it\n\
+             ended before it took them) and refused; and lost, events that were not seen.",
+        ),
+    ],
+    exit_status: &[
+        ("0", "All targets ended, and all signals were sent."),
+        (
+            "1",
+            "A process is gone already, may not be signalled or cannot be watched; or\n\
+             signals or events were lost. stderr says which.",
+        ),
+        USAGE,
+        ("3", "The monitor ended while targets still ran."),
+        ("128+N", "Signal N (SIGINT, SIGTERM) ended the command."),
+    ],
+    examples: &[
+        (
+            "Tell a service that runs of the end and the children of another",
+            "kmonitor notify --monitor 4711 --target 4712 --events exit,fork --signal RTMIN+1",
+        ),
+        (
+            "Tell the shell, which goes on meanwhile",
+            "trap 'echo the build has ended' USR1\n\
+             kmonitor notify --monitor $$ --target 4711 --signal USR1 &",
+        ),
+        (
+            "How it went, as JSON",
+            "kmonitor notify -m 4711 -p 4712,4713 -e all --json | jq .reason",
+        ),
+    ],
+};
+
 pub(crate) static DOCTOR: Page = Page {
     sections: &[
         (
@@ -284,6 +346,83 @@ pub(crate) static DOCTOR: Page = Page {
     ],
 };
 
+pub(crate) static SERVE: Page = Page {
+    sections: &[
+        (
+            "The device",
+            "Programs open it, register processes by ioctl, and get a signal for each event;\n\
+             kmonitor.h has the numbers. It is there when the service manager is told READY\n\
+             (sd_notify) and the log says \"serving\", and goes at SIGTERM, SIGINT or SIGHUP.\n\
+             \n\
+             It takes the place of an empty regular file, or of none: then the file is made,\n\
+             and removed at the end. Anything else there is refused and left alone. What a\n\
+             killed server left is cleared away at the next start. One place has one server.\n\
+             Needs root (CAP_SYS_ADMIN), /dev/fuse and, for more than ends of processes, the\n\
+             proc connector. While nothing is registered the kernel is not listened to.",
+        ),
+        (
+            "Not as in 2004",
+            "The device is a regular file, not a character device. What Linux answers for any\n\
+             regular file itself (FIONREAD and its like) does not fail.\n\
+             The last close returns before the server knows: a signal can follow it.\n\
+             A caller waits for its answer even when killed, one second at most; then it gets\n\
+             ETIMEDOUT, and whether its command was done is not known.\n\
+             A bad pointer is EFAULT even where the command is none.\n\
+             A record belongs to the open file too: a program that opens the device twice can\n\
+             be told twice.\n\
+             THREAD_CREATE is matched on the process: the kernel does not name the creating\n\
+             thread. The number of a thread other than the first cannot be registered.\n\
+             A fork with CLONE_PARENT is matched on the parent that the new process gets, the\n\
+             parent of the one that called.\n\
+             A monitor in another pid namespace is refused: si_pid would read 0.\n\
+             A process that ends by a signal is told by ABORT and then EXIT; in 2004 no ABORT\n\
+             was ever sent. A full queue of signals is waited for, and what is lost is logged.\n\
+             When the server is killed, open files fail with ENOTCONN, and tell nothing more.\n\
+             Being told and registering take some 0.3 ms each, not microseconds. Who follows\n\
+             a tree by registering each child misses what a child does before that, mostly its\n\
+             first forks; kmonitor trace --tree has no such gap.",
+        ),
+        (
+            "Errors of ioctl",
+            "EINVAL      no such command; nothing registered (DEREGISTER); a target below 1 or\n\
+             \u{20}           a thread's number; a signal that does not exist or cannot be caught\n\
+             EFAULT      a bad pointer\n\
+             EOPNOTSUPP  the caller is in another pid namespace; the kernel tells no such events\n\
+             \u{20}           here (the log says why)\n\
+             ENOSPC      65536 records of this file, or 262144 of all\n\
+             ETIMEDOUT   no answer within a second\n\
+             ENOTCONN, ECONNABORTED, ENODEV  the server has ended, or is ending\n\
+             Of open: ENFILE with 16384 open files, EMFILE with 8192 of one user.",
+        ),
+        (
+            "Who may use it",
+            "Whom --mode and --group let open it. A caller registers itself, never another, and\n\
+             gets signals for as long as the file is open, also after it has executed another\n\
+             program: open it with O_CLOEXEC where that is not wanted. It may name any process:\n\
+             who may open the device may know what all processes start and when they end.",
+        ),
+    ],
+    exit_status: &[
+        ("0", "Ended by SIGTERM, SIGINT or SIGHUP."),
+        (
+            "1",
+            "The device cannot be offered, or was unmounted by somebody else, or the\nevents ended; stderr says why.",
+        ),
+        USAGE,
+    ],
+    examples: &[
+        (
+            "For the programs of a group",
+            "kmonitor serve --group monitors",
+        ),
+        (
+            "For everybody, with a log of each call",
+            "kmonitor serve --mode 0666 --log kmonitor_signal=debug",
+        ),
+        ("As a service", "systemctl enable --now kmonitor"),
+    ],
+};
+
 pub(crate) static COMPLETIONS: Page = Page {
     sections: &[],
     exit_status: &[SUCCESS, FAILURE, USAGE],
@@ -311,7 +450,7 @@ mod tests {
 
     #[test]
     fn help_fits_a_terminal() {
-        for page in [&MAIN, &WAIT, &TRACE, &DOCTOR, &COMPLETIONS, &MAN] {
+        for page in [&MAIN, &WAIT, &TRACE, &DOCTOR, &SERVE, &COMPLETIONS, &MAN] {
             for line in page.as_help().lines() {
                 assert!(line.chars().count() <= 90, "{line}");
             }

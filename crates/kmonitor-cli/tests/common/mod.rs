@@ -39,6 +39,12 @@ impl Target {
         Self { child }
     }
 
+    /// By a command that waits for the end of its input, which is a pipe.
+    pub(crate) fn of(mut command: Command) -> Self {
+        let child = command.spawn().unwrap();
+        Self { child }
+    }
+
     pub(crate) fn pid(&self) -> String {
         self.child.id().to_string()
     }
@@ -185,7 +191,7 @@ pub(crate) fn start_listening(command: &mut Command) -> Child {
 
 /// Whether a process has a netlink socket of the connector that is a member of
 /// the group of process events.
-fn listens(table: &str, process: u32) -> bool {
+pub(crate) fn listens(table: &str, process: u32) -> bool {
     let Ok(entries) = fs::read_dir(format!("/proc/{process}/fd")) else {
         return false;
     };

@@ -1,0 +1,309 @@
+//! Who is told what of whom: tables only, no system calls.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
+
+use kmonitor_event::{EventMask, Pid, ProcessKey, ProcessRef};
+use rustc_hash::FxHashMap;
+
+use crate::Signal;
+
+/// The events of 2004, which have a bit that a signal can carry.
+pub(crate) const SEVEN: EventMask = EventMask::from_bits_retain(0x7f);
+
+/// An owner of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SessionId(pub(crate) u64);
+
+/// A process that is told. Numbers are not used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct MonitorId(pub(crate) u64);
+
+/// A process that is monitored, or a number that no process had when it was
+/// registered (`None`), of which nothing is ever told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Subject {
+    pid: Pid,
+    incarnation: Option<u64>,
+}
+
+impl Subject {
+    pub(crate) fn live(key: ProcessKey) -> Self {
+        Self {
+            pid: key.pid(),
+            incarnation: Some(key.incarnation()),
+        }
+    }
+
+    pub(crate) fn dormant(pid: Pid) -> Self {
+        let incarnation = None;
+        Self { pid, incarnation }
+    }
+
+    pub(crate) fn is_live(self) -> bool {
+        self.incarnation.is_some()
+    }
+}
+
+/// One registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) session: SessionId,
+    pub(crate) monitor: MonitorId,
+    pub(crate) events: EventMask,
+    pub(crate) signal: Signal,
+}
+
+/// Where a record would go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) session: SessionId,
+    pub(crate) monitor: MonitorId,
+}
+
+#[derive(Debug, Default)]
+struct Target {
+    inode: Option<NonZeroU64>,
+    records: Vec<Record>,
+}
+
+/// All records, found by target and by owner.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    targets: FxHashMap<Subject, Target>,
+    owners: BTreeMap<(SessionId, MonitorId), BTreeSet<Subject>>,
+    /// How many records each monitor has.
+    monitors: FxHashMap<MonitorId, usize>,
+    /// How many records want each of the seven bits, of live targets only.
+    wanted: [usize; 7],
+    records: usize,
+}
+
+impl Registry {
+    pub(crate) fn records(&self) -> usize {
+        self.records
+    }
+
+    /// How many records a session has.
+    pub(crate) fn records_of(&self, session: SessionId) -> usize {
+        self.of_session(session).map(|(_, them)| them.len()).sum()
+    }
+
+    pub(crate) fn contains(&self, subject: Subject) -> bool {
+        self.targets.contains_key(&subject)
+    }
+
+    pub(crate) fn has_monitor(&self, monitor: MonitorId) -> bool {
+        self.monitors.contains_key(&monitor)
+    }
+
+    /// The events that somebody wants of somebody.
+    pub(crate) fn union(&self) -> EventMask {
+        let set = self.wanted.iter().enumerate().filter(|(_, n)| **n > 0);
+        set.map(|(bit, _)| EventMask::from_bits_retain(1 << bit))
+            .collect()
+    }
+
+    fn count(&mut self, subject: Subject, before: EventMask, after: EventMask) {
+        if !subject.is_live() {
+            return;
+        }
+        for (bit, count) in self.wanted.iter_mut().enumerate() {
+            let bit = EventMask::from_bits_retain(1 << bit);
+            *count += usize::from(after.contains(bit));
+            *count -= usize::from(before.contains(bit));
+        }
+    }
+
+    /// REGISTER: adds to the events of the record that is there, and replaces
+    /// its signal. A record of the number that was dormant becomes this one.
+    pub(crate) fn register(
+        &mut self,
+        place: Place,
+        target: Result<ProcessKey, Pid>,
+        events: EventMask,
+        signal: Signal,
+    ) {
+        let Place { session, monitor } = place;
+        let (subject, inode) = match target {
+            Ok(key) => (Subject::live(key), key.inode()),
+            Err(pid) => (Subject::dormant(pid), None),
+        };
+        let mut before = EventMask::empty();
+        if subject.is_live()
+            && let Some(dormant) = self.take(place, Subject::dormant(subject.pid))
+        {
+            before = dormant.events;
+        }
+        if let Some(live) = self.take(place, subject) {
+            before |= live.events;
+        }
+        let record = Record {
+            session,
+            monitor,
+            events: before | events,
+            signal,
+        };
+        let target = self.targets.entry(subject).or_default();
+        target.inode = inode;
+        target.records.push(record);
+        self.owners
+            .entry((session, monitor))
+            .or_default()
+            .insert(subject);
+        *self.monitors.entry(monitor).or_default() += 1;
+        self.records += 1;
+        self.count(subject, EventMask::empty(), record.events);
+    }
+
+    /// DEREGISTER: clears these events of the record; it goes when none is left.
+    /// Says whose record it was and whether that has gone, or nothing where
+    /// there is no record.
+    pub(crate) fn deregister(
+        &mut self,
+        place: Place,
+        target: ProcessRef,
+        events: EventMask,
+    ) -> Option<(Subject, bool)> {
+        let subject = self.newest(place, target)?;
+        let record = self
+            .targets
+            .get_mut(&subject)?
+            .records
+            .iter_mut()
+            .find(|it| it.session == place.session && it.monitor == place.monitor)?;
+        let before = record.events;
+        let after = before - events;
+        record.events = after;
+        self.count(subject, before, after);
+        let gone = after.is_empty();
+        if gone {
+            self.take(place, subject);
+        }
+        Some((subject, gone))
+    }
+
+    /// Of several owners of a pid whose ends have not all been told, the last.
+    fn newest(&self, place: Place, target: ProcessRef) -> Option<Subject> {
+        let subjects = self.owners.get(&(place.session, place.monitor))?;
+        let first = Subject::dormant(target.pid);
+        let last = Subject {
+            pid: target.pid,
+            incarnation: Some(u64::MAX),
+        };
+        let mut of_pid = subjects.range(first..=last).rev();
+        of_pid
+            .find(|subject| {
+                let inode = self.targets.get(subject).and_then(|it| it.inode);
+                target.inode.is_none() || target.inode == inode
+            })
+            .copied()
+    }
+
+    /// Takes one record out.
+    fn take(&mut self, place: Place, subject: Subject) -> Option<Record> {
+        let target = self.targets.get_mut(&subject)?;
+        let at = target
+            .records
+            .iter()
+            .position(|it| it.session == place.session && it.monitor == place.monitor)?;
+        // The order of records is nobody's business.
+        let record = target.records.swap_remove(at);
+        if target.records.is_empty() {
+            self.targets.remove(&subject);
+        }
+        self.disown(place, subject);
+        self.records -= 1;
+        self.count(subject, record.events, EventMask::empty());
+        Some(record)
+    }
+
+    fn disown(&mut self, place: Place, subject: Subject) {
+        let owner = (place.session, place.monitor);
+        if let Some(subjects) = self.owners.get_mut(&owner) {
+            subjects.remove(&subject);
+            if subjects.is_empty() {
+                self.owners.remove(&owner);
+            }
+        }
+        if let Some(records) = self.monitors.get_mut(&place.monitor) {
+            *records -= 1;
+            if *records == 0 {
+                self.monitors.remove(&place.monitor);
+            }
+        }
+    }
+
+    /// Those who are to be told of something that happened to a process.
+    pub(crate) fn records_about(&self, subject: Subject) -> &[Record] {
+        self.targets
+            .get(&subject)
+            .map_or(&[], |target| &target.records)
+    }
+
+    /// A process has ended: its records go.
+    pub(crate) fn end(&mut self, subject: Subject) -> Vec<Record> {
+        let Some(target) = self.targets.remove(&subject) else {
+            return Vec::new();
+        };
+        for record in &target.records {
+            let Record {
+                session, monitor, ..
+            } = *record;
+            self.disown(Place { session, monitor }, subject);
+            self.count(subject, record.events, EventMask::empty());
+        }
+        self.records -= target.records.len();
+        target.records
+    }
+
+    fn of_session(
+        &self,
+        session: SessionId,
+    ) -> impl Iterator<Item = (MonitorId, &BTreeSet<Subject>)> {
+        let all = (session, MonitorId(0))..=(session, MonitorId(u64::MAX));
+        let owners = self.owners.range(all);
+        owners.map(|((_, monitor), subjects)| (*monitor, subjects))
+    }
+
+    /// A session has ended: its records go. The monitors that it told.
+    pub(crate) fn drop_session(&mut self, session: SessionId) -> (Vec<MonitorId>, Vec<Subject>) {
+        let monitors: Vec<_> = self.of_session(session).map(|(it, _)| it).collect();
+        let mut subjects = Vec::new();
+        for monitor in &monitors {
+            let place = Place {
+                session,
+                monitor: *monitor,
+            };
+            subjects.extend(self.drop_place(place));
+        }
+        (monitors, subjects)
+    }
+
+    /// A monitor has ended: its records go.
+    pub(crate) fn drop_monitor(&mut self, monitor: MonitorId) -> Vec<Subject> {
+        let owners = self.owners.keys().filter(|(_, it)| *it == monitor);
+        let sessions: Vec<_> = owners.map(|(session, _)| *session).collect();
+        let places = sessions
+            .into_iter()
+            .map(|session| Place { session, monitor });
+        let mut subjects = Vec::new();
+        for place in places {
+            subjects.extend(self.drop_place(place));
+        }
+        subjects
+    }
+
+    /// The targets that lost a record.
+    fn drop_place(&mut self, place: Place) -> BTreeSet<Subject> {
+        let owner = (place.session, place.monitor);
+        let subjects = self.owners.get(&owner).cloned().unwrap_or_default();
+        for subject in &subjects {
+            self.take(place, *subject);
+        }
+        subjects
+    }
+}
+
+#[cfg(test)]
+mod tests;
