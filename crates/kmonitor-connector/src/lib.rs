@@ -18,6 +18,7 @@
 mod builder;
 mod codec;
 mod decode;
+mod filter;
 mod listen;
 mod namespaces;
 mod overflow;

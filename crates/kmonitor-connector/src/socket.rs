@@ -92,6 +92,11 @@ impl BatchSocket {
         sendto(self.fd(), &datagram, SendFlags::DONTWAIT, &kernel).map(drop)
     }
 
+    /// Has only those datagrams queued that the program lets pass; all without one.
+    pub(crate) fn set_filter(&self, program: Option<&[libc::sock_filter]>) -> io::Result<()> {
+        sys::set_filter(self.fd(), program)
+    }
+
     /// Counts losses from now on.
     pub(crate) fn restart_loss_count(&self) {
         let dropped = sys::queue_state(self.fd()).map_or(0, |state| state.dropped);
