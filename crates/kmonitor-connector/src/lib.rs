@@ -22,10 +22,12 @@ mod filter;
 mod listen;
 mod namespaces;
 mod overflow;
+mod pace;
 mod socket;
 mod source;
 #[expect(unsafe_code, reason = "system calls that no safe crate offers")]
 mod sys;
+mod wait;
 mod wire;
 
 pub use builder::ConnectorBuilder;

@@ -102,7 +102,7 @@ async fn an_answer_that_is_lost_is_asked_for_again() {
 #[tokio::test]
 async fn it_may_move_between_threads_and_be_dropped_anywhere() {
     fn is_send<T: Send>(_: &T) {}
-    let socket = BatchSocket::new(Socket::new(wire::PROTOCOL).unwrap()).unwrap();
+    let socket = BatchSocket::new(Socket::new(wire::PROTOCOL).unwrap(), Duration::ZERO).unwrap();
     let source = ConnectorSource::new(socket, Duration::from_secs(1));
     is_send(&source);
     is_send(&ConnectorSource::open());

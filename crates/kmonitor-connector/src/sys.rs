@@ -1,22 +1,22 @@
 //! What no safe crate offers: `recvmmsg(2)`, `getsockopt(SO_MEMINFO)`, filters on
-//! sockets, and giving a socket to tokio. Nothing is decided here.
+//! sockets, and giving descriptors to tokio. Nothing is decided here.
 
 use std::array;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
-use netlink_sys::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Puts a non-blocking socket under the current runtime's care.
-pub(crate) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
-    // SAFETY: the socket owns its descriptor, always names the same one, and
-    // closes it only when it is dropped, which the `AsyncFd` that owns it does
-    // after it has taken it out of the runtime. Nobody clones it or swaps it out.
-    let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+/// Has the current runtime's reactor watch a non-blocking descriptor for something
+/// to read.
+pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, always names the same descriptor, and closes it
+    // only when it is dropped, which the `AsyncFd` that owns it does after it has
+    // taken it out of the runtime. Nobody swaps it out.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     Ok(registered?)
 }
 
