@@ -15,6 +15,7 @@
 //! and `netlink(7)`.
 #![deny(unsafe_code)]
 
+mod buffer;
 mod builder;
 mod codec;
 mod decode;

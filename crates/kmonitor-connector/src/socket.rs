@@ -8,13 +8,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BufMut;
-use kmonitor_source::SourceStats;
+use kmonitor_source::{QueueSize, SourceStats};
 use netlink_proto::sys::{AsyncSocket, SocketAddr};
 use netlink_sys::Socket;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{SendFlags, sendto};
+use rustix::net::{SendFlags, sendto, sockopt};
 
+use crate::buffer::Buffer;
 use crate::decode::Frame;
 use crate::overflow::{Overflow, Plan};
 use crate::sys;
@@ -37,6 +38,7 @@ pub(crate) struct BatchSocket {
 struct Reading {
     batch: sys::Batch,
     overflow: Overflow,
+    buffer: Buffer,
     stats: SourceStats,
     /// A loss that was reported as `ENOBUFS` and waits to be taken.
     loss: Option<Option<u64>>,
@@ -52,8 +54,12 @@ struct Reading {
 
 impl BatchSocket {
     /// Puts a bound socket under the runtime's care. While many datagrams come, each
-    /// may wait for `latency_budget` until it is read.
-    pub(crate) fn new(socket: Socket, latency_budget: Duration) -> io::Result<Self> {
+    /// may wait for `latency_budget` until it is read. `buffer` is the socket's own.
+    pub(crate) fn new(
+        socket: Socket,
+        buffer: Buffer,
+        latency_budget: Duration,
+    ) -> io::Result<Self> {
         socket.set_non_blocking(true)?;
         let dropped = sys::queue_state(socket.as_fd()).map_or(0, |state| state.dropped);
         Ok(Self {
@@ -62,6 +68,7 @@ impl BatchSocket {
             reading: RefCell::new(Reading {
                 batch: sys::Batch::new(),
                 overflow: Overflow::new(dropped),
+                buffer,
                 stats: SourceStats::default(),
                 loss: None,
                 error: None,
@@ -115,6 +122,11 @@ impl BatchSocket {
     /// Whether an empty queue is waited on (the start), or only found empty.
     pub(crate) fn set_waiting(&self, waits: bool) {
         self.reading.borrow_mut().waits = waits;
+    }
+
+    /// How much the kernel queues.
+    pub(crate) fn queue_size(&self) -> QueueSize {
+        self.reading.borrow().buffer.size()
     }
 
     /// The loss that `ENOBUFS` stood for, at the place where it stood.
@@ -249,6 +261,10 @@ impl Reading {
         };
         self.stats.dropped += loss.unwrap_or(0);
         self.loss = Some(loss);
+        if loss != Some(0) {
+            // For the next time: this one is lost.
+            self.buffer.grow(socket);
+        }
         Err(Errno::NOBUFS.into())
     }
 }
@@ -278,7 +294,9 @@ impl AsyncSocket for BatchSocket {
     fn new(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
-        Self::new(socket, Duration::ZERO)
+        let size = sockopt::socket_recv_buffer_size(&socket)? / 2;
+        let buffer = Buffer::new(&socket, size, size)?;
+        Self::new(socket, buffer, Duration::ZERO)
     }
 
     /// A request is acted on within the call, so there is nothing to wait for.

@@ -132,6 +132,7 @@ impl ConnectorSource {
         let filter = Filter::new(!silenced);
         let mut capabilities = Capabilities::new(kind, EventMask::all(), Reach::Host, loss);
         capabilities.narrowing = filter.narrowing();
+        capabilities.queue = Some(socket.queue_size());
         Self {
             framed: NetlinkFramed::new(socket),
             listening: Listening::Not,
@@ -299,6 +300,7 @@ impl ConnectorSource {
             _ => match self.socket().take_loss() {
                 Some(count) => {
                     tracing::warn!(count, "the proc connector's queue overflowed");
+                    self.capabilities.queue = Some(self.socket().queue_size());
                     Incoming::Fact(Fact::new(Timestamp::now(), FactKind::Lost { count }))
                 }
                 None => Incoming::Useless,
