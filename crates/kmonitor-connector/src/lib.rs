@@ -20,6 +20,9 @@ mod builder;
 mod codec;
 mod decode;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod listen;
 mod namespaces;
 mod overflow;

@@ -271,7 +271,7 @@ impl Reading {
 
 /// Whether the length fields lead exactly to the end: only then can other
 /// datagrams be put behind this one.
-fn is_whole_chain(datagram: &[u8]) -> bool {
+pub(crate) fn is_whole_chain(datagram: &[u8]) -> bool {
     let mut rest = datagram;
     while !rest.is_empty() {
         let Ok(frame) = Frame::first_of(rest) else {

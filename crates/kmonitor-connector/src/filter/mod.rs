@@ -17,6 +17,8 @@
 
 mod compile;
 mod kinds;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod model;
 mod releases;
 mod select;
 

@@ -11,53 +11,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::kinds::NAMED;
+use super::model::{interpret, passes};
 use super::*;
 use crate::{sys, wire};
-
-/// What the kernel would do: how many bytes of a datagram are kept.
-fn interpret(program: &[sock_filter], datagram: &[u8]) -> u32 {
-    let (mut accumulator, mut at) = (0u32, 0usize);
-    loop {
-        let sock_filter { code, jt, jf, k } = program[at];
-        at += 1;
-        match u32::from(code) {
-            0x20 => {
-                let start = k as usize;
-                let Some(word) = datagram.get(start..start + 4) else {
-                    return 0;
-                };
-                accumulator = u32::from_be_bytes(word.try_into().unwrap());
-            }
-            0x15 => at += usize::from(if accumulator == k { jt } else { jf }),
-            0x05 => at += k as usize,
-            0x06 => return k,
-            code => panic!("instruction {code:#x}"),
-        }
-    }
-}
-
-fn word(datagram: &[u8], at: usize) -> Option<u32> {
-    wire::word(datagram, at)
-}
-
-/// What shall pass, said in another way.
-fn passes(selection: &Selection, datagram: &[u8]) -> bool {
-    let Some(what) = word(datagram, 36) else {
-        return false;
-    };
-    let kind = Kinds::only(what);
-    if what == wire::NONE || selection.host.contains(kind) {
-        return true;
-    }
-    let named = |at, pids: &[u32]| word(datagram, at).is_some_and(|pid| pids.contains(&pid));
-    selection.named.contains(kind)
-        && if what == wire::FORK {
-            // A datagram that ends before the child passes no further.
-            named(56, &selection.parents) || named(64, &selection.pids)
-        } else {
-            named(56, &selection.pids)
-        }
-}
 
 fn kinds() -> impl Strategy<Value = Kinds> {
     (0..1u32 << 14).prop_map(|bits| Kinds::of(EventMask::from_bits_truncate(bits)))
@@ -215,7 +171,7 @@ fn wanted(interest: &KernelInterest, datagram: &[u8]) -> bool {
         return false;
     }
     let [what, pid, tgid, child, child_tgid] =
-        [36, 52, 56, 60, 64].map(|at| word(datagram, at).unwrap());
+        [36, 52, 56, 60, 64].map(|at| wire::word(datagram, at).unwrap());
     let asks = |pid: u32, events: EventMask| {
         interest.host().intersects(events)
             || interest.iter_named().any(|(key, wanted)| {
