@@ -1,9 +1,12 @@
-// recv_loop [PAUSE_US]: the least that listens to the proc connector: counts the
+// recv_loop [PAUSE_US [STAMPS]]: the least that listens to the proc connector: counts the
 // events and does nothing else with them. The C half of compare.sh.
 //
-// Without an argument it calls recv(2) once per event, as the usual examples do.
-// With one it waits for the first event, pauses that long, and then empties the
-// queue with recvmmsg(2).
+// Without an argument, or with 0, it calls recv(2) once per event, as the usual
+// examples do. Otherwise it waits for the first event, pauses that long, and then
+// empties the queue with recvmmsg(2).
+//
+// With the name of a file it notes when it was told of the exit of each process, and
+// at the end writes "pid nanoseconds" (CLOCK_MONOTONIC) for each there.
 //
 // It prints "ready" when the kernel sends to it, and on SIGTERM or SIGINT one
 // line of name=value words, the same as host_stream prints.
@@ -24,11 +27,20 @@
 #define BATCH 128
 #define BYTES 128
 // What kmonitor asks for.
-#define RECEIVE_BUFFER_BYTES (8 << 20)
+#define RECEIVE_BUFFER_BYTES (32 << 20)
 // After the signal, how long without an event counts as the end of the queue.
 #define QUIET_MS 50
 #define DROPS_INDEX 8 // SK_MEMINFO_DROPS
 
+#define STAMPS_MAX (1 << 20)
+
+struct stamp {
+	int pid;
+	long long nanos;
+};
+
+static struct stamp *stamps;
+static size_t stamp_count;
 static volatile sig_atomic_t stopping;
 static unsigned long events, forks, execs, exits, overflows;
 
@@ -80,6 +92,32 @@ static void request(int fd, unsigned operation)
 		die("send");
 }
 
+static void note_exit(const char *bytes)
+{
+	struct timespec now;
+	int pid, tgid;
+
+	memcpy(&pid, bytes + 52, sizeof(pid));
+	memcpy(&tgid, bytes + 56, sizeof(tgid));
+	if (pid != tgid || stamp_count == STAMPS_MAX)
+		return;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	stamps[stamp_count++] =
+		(struct stamp){pid, now.tv_sec * 1000000000LL + now.tv_nsec};
+}
+
+static void write_stamps(const char *path)
+{
+	FILE *file = fopen(path, "w");
+
+	if (!file)
+		die(path);
+	for (size_t at = 0; at < stamp_count; at++)
+		fprintf(file, "%d %lld\n", stamps[at].pid, stamps[at].nanos);
+	if (fclose(file))
+		die(path);
+}
+
 // The bytes are 4-aligned only, so what is read is copied out.
 static void count(const char *bytes, size_t length)
 {
@@ -97,6 +135,8 @@ static void count(const char *bytes, size_t length)
 		break;
 	case 0x80000000:
 		exits++;
+		if (stamps && length >= 60)
+			note_exit(bytes);
 		break;
 	default:
 		return;
@@ -169,8 +209,12 @@ int main(int argc, char **argv)
 {
 	long pause_us = argc > 1 ? strtol(argv[1], NULL, 10) : 0;
 	struct sigaction action = {.sa_handler = stop}; // recv is to be interrupted
+	const char *path = argc > 2 ? argv[2] : NULL;
 	int fd = open_connector();
 	long long before;
+
+	if (path && !(stamps = calloc(STAMPS_MAX, sizeof(*stamps))))
+		die("memory");
 
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
@@ -199,6 +243,8 @@ int main(int argc, char **argv)
 	       "kernel_dropped=%u facts=%lu cpu_us=%lld\n",
 	       events, forks, execs, exits, dropped(fd), overflows, dropped(fd), events,
 	       cpu_us() - before);
+	if (path)
+		write_stamps(path);
 	// Or the kernel would count us as a listener for ever (before Linux 6.6).
 	request(fd, PROC_CN_MCAST_IGNORE);
 	return 0;

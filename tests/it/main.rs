@@ -9,6 +9,7 @@ mod api;
 mod bad_input;
 mod child;
 mod elsewhere;
+mod filtering;
 mod identity;
 mod idle;
 mod isolation;

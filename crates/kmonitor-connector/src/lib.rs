@@ -15,16 +15,23 @@
 //! and `netlink(7)`.
 #![deny(unsafe_code)]
 
+mod buffer;
 mod builder;
 mod codec;
 mod decode;
+mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod listen;
 mod namespaces;
 mod overflow;
+mod pace;
 mod socket;
 mod source;
 #[expect(unsafe_code, reason = "system calls that no safe crate offers")]
 mod sys;
+mod wait;
 mod wire;
 
 pub use builder::ConnectorBuilder;

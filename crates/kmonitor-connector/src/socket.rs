@@ -2,24 +2,24 @@
 //! and losses reported at their place.
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BufMut;
-use kmonitor_source::SourceStats;
+use kmonitor_source::{QueueSize, SourceStats};
 use netlink_proto::sys::{AsyncSocket, SocketAddr};
 use netlink_sys::Socket;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{SendFlags, sendto};
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use rustix::net::{SendFlags, sendto, sockopt};
 
+use crate::buffer::Buffer;
 use crate::decode::Frame;
 use crate::overflow::{Overflow, Plan};
 use crate::sys;
+use crate::wait::Wait;
 use crate::wire::{CN_IDX_PROC, Request};
 
 /// After so many reads in a row that brought nothing of use, others get a turn.
@@ -30,13 +30,15 @@ const WINDOW_MIN: usize = 16;
 
 /// A netlink socket that is read with `recvmmsg(2)`.
 pub(crate) struct BatchSocket {
-    io: AsyncFd<Socket>,
+    socket: Socket,
     reading: RefCell<Reading>,
+    wait: RefCell<Wait>,
 }
 
 struct Reading {
     batch: sys::Batch,
     overflow: Overflow,
+    buffer: Buffer,
     stats: SourceStats,
     /// A loss that was reported as `ENOBUFS` and waits to be taken.
     loss: Option<Option<u64>>,
@@ -51,15 +53,22 @@ struct Reading {
 }
 
 impl BatchSocket {
-    /// Puts a bound socket under the runtime's care.
-    pub(crate) fn new(socket: Socket) -> io::Result<Self> {
+    /// Puts a bound socket under the runtime's care. While many datagrams come, each
+    /// may wait for `latency_budget` until it is read. `buffer` is the socket's own.
+    pub(crate) fn new(
+        socket: Socket,
+        buffer: Buffer,
+        latency_budget: Duration,
+    ) -> io::Result<Self> {
         socket.set_non_blocking(true)?;
         let dropped = sys::queue_state(socket.as_fd()).map_or(0, |state| state.dropped);
         Ok(Self {
-            io: sys::register(socket)?,
+            wait: RefCell::new(Wait::new(socket.as_fd(), latency_budget)?),
+            socket,
             reading: RefCell::new(Reading {
                 batch: sys::Batch::new(),
                 overflow: Overflow::new(dropped),
+                buffer,
                 stats: SourceStats::default(),
                 loss: None,
                 error: None,
@@ -71,18 +80,18 @@ impl BatchSocket {
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.io.get_ref().as_fd()
+        self.socket.as_fd()
     }
 
     /// Starts to be in the multicast group: what the kernel sends is queued.
     pub(crate) fn join(&self) -> io::Result<()> {
-        self.io.get_ref().add_membership(CN_IDX_PROC)
+        self.socket.add_membership(CN_IDX_PROC)
     }
 
     /// Stops to be in the multicast group: nothing of it is queued any more,
     /// whoever else listens.
     pub(crate) fn leave(&self) -> io::Result<()> {
-        self.io.get_ref().drop_membership(CN_IDX_PROC)
+        self.socket.drop_membership(CN_IDX_PROC)
     }
 
     /// Sends a request. The kernel acts on it before this returns.
@@ -90,6 +99,11 @@ impl BatchSocket {
         let kernel = SocketAddrNetlink::new(0, 0);
         let datagram = request.encode(0, ack);
         sendto(self.fd(), &datagram, SendFlags::DONTWAIT, &kernel).map(drop)
+    }
+
+    /// Has only those datagrams queued that the program lets pass; all without one.
+    pub(crate) fn set_filter(&self, program: Option<&[libc::sock_filter]>) -> io::Result<()> {
+        sys::set_filter(self.fd(), program)
     }
 
     /// Counts losses from now on.
@@ -110,6 +124,11 @@ impl BatchSocket {
         self.reading.borrow_mut().waits = waits;
     }
 
+    /// How much the kernel queues.
+    pub(crate) fn queue_size(&self) -> QueueSize {
+        self.reading.borrow().buffer.size()
+    }
+
     /// The loss that `ENOBUFS` stood for, at the place where it stood.
     pub(crate) fn take_loss(&self) -> Option<Option<u64>> {
         self.reading.borrow_mut().loss.take()
@@ -122,12 +141,14 @@ impl BatchSocket {
 
     /// What was received, and what of it was passed over here.
     pub(crate) fn stats(&self) -> SourceStats {
-        self.reading.borrow().stats
+        let mut stats = self.reading.borrow().stats;
+        stats.pauses = self.wait.borrow().pauses();
+        stats
     }
 
-    /// One read. Ready with nothing appended where all of it was useless;
-    /// `WouldBlock` where the queue is empty; `ENOBUFS` where a loss belongs.
-    fn read<B: BufMut>(&self, buffer: &mut B) -> io::Result<()> {
+    /// One read, and how many datagrams it brought. Nothing may have been appended,
+    /// where all of them were useless; `WouldBlock` where the queue is empty; `ENOBUFS` where a loss belongs.
+    fn read<B: BufMut>(&self, buffer: &mut B) -> io::Result<usize> {
         let reading = &mut *self.reading.borrow_mut();
         loop {
             let state = || sys::queue_state(self.fd()).ok();
@@ -145,7 +166,7 @@ impl BatchSocket {
                         WINDOW_MIN
                     };
                     reading.pass_on(buffer);
-                    return Ok(());
+                    return Ok(count);
                 }
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::NOBUFS) => {
@@ -165,60 +186,53 @@ impl BatchSocket {
         }
     }
 
-    /// Reads what is queued, once. Pending where the queue is empty, which then
-    /// wakes the task unless the socket was told not to wait.
+    /// Reads what is queued, once. Pending where the queue is empty; then the task is
+    /// woken when there is more, or after a pause, unless the socket was told not to
+    /// wait.
     ///
-    /// It reads even where the reactor has not told of anything: that lags behind
-    /// by a turn of the runtime, and pending must mean that the queue was empty.
+    /// It reads even where nothing has told of anything: the reactor lags behind by a
+    /// turn of the runtime, a pause may last, and pending must mean that the queue was
+    /// empty.
     fn poll_fill<B: BufMut>(&self, cx: &mut Context<'_>, buffer: &mut B) -> Poll<io::Result<()>> {
-        let mut found_empty = false;
+        let mut wait = self.wait.borrow_mut();
+        let waits = self.reading.borrow().waits;
         loop {
-            let readable = if self.reading.borrow().waits {
-                // First the question, then the read: what comes in between wakes.
-                match self.poll_readable(cx) {
-                    Poll::Ready(readable) => Some(readable?),
-                    Poll::Pending if found_empty => return Poll::Pending,
-                    Poll::Pending => None,
-                }
-            } else {
-                None
+            // First the question, then the read: what comes in between wakes.
+            let readable = match wait.poll_readable(cx) {
+                Poll::Ready(readable) if waits => Some(readable?),
+                _ => None,
             };
-            let Err(error) = self.read(buffer) else {
-                let mut reading = self.reading.borrow_mut();
-                if reading.fruitless < FRUITLESS_READS_MAX {
-                    return Poll::Ready(Ok(()));
-                }
-                reading.fruitless = 0;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            };
-            match Errno::from_io_error(&error) {
-                Some(Errno::AGAIN) => match readable {
-                    Some(mut readable) => {
-                        readable.clear_ready();
-                        found_empty = true;
+            match self.read(buffer) {
+                Ok(count) => {
+                    wait.received(count);
+                    let mut reading = self.reading.borrow_mut();
+                    if reading.fruitless < FRUITLESS_READS_MAX {
+                        return Poll::Ready(Ok(()));
                     }
-                    None => return Poll::Pending,
-                },
-                Some(Errno::NOBUFS) => return Poll::Ready(Err(error)),
-                _ => {
-                    let same = io::Error::from(error.kind());
-                    self.reading.borrow_mut().error = Some(error);
-                    return Poll::Ready(Err(same));
+                    reading.fruitless = 0;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::AGAIN) if !waits => return Poll::Pending,
+                    Some(Errno::AGAIN) => {
+                        let stale = readable
+                            .map(|mut readable| readable.clear_ready())
+                            .is_some();
+                        // Who is no longer told to be ready must ask once more.
+                        if !stale {
+                            ready!(wait.poll_rest(cx, self.fd()));
+                        }
+                    }
+                    Some(Errno::NOBUFS) => return Poll::Ready(Err(error)),
+                    _ => {
+                        let same = io::Error::from(error.kind());
+                        self.reading.borrow_mut().error = Some(error);
+                        return Poll::Ready(Err(same));
+                    }
+                },
             }
         }
-    }
-
-    /// Waits for the socket to be readable. Exempt from tokio's cooperative
-    /// budget, because pending must mean that the queue is empty; whoever reads
-    /// batches yields between them.
-    fn poll_readable(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<AsyncFdReadyGuard<'_, Socket>>> {
-        let readable = poll_fn(|cx| self.io.poll_read_ready(cx));
-        pin!(tokio::task::coop::unconstrained(readable)).poll(cx)
     }
 }
 
@@ -247,13 +261,17 @@ impl Reading {
         };
         self.stats.dropped += loss.unwrap_or(0);
         self.loss = Some(loss);
+        if loss != Some(0) {
+            // For the next time: this one is lost.
+            self.buffer.grow(socket);
+        }
         Err(Errno::NOBUFS.into())
     }
 }
 
 /// Whether the length fields lead exactly to the end: only then can other
 /// datagrams be put behind this one.
-fn is_whole_chain(datagram: &[u8]) -> bool {
+pub(crate) fn is_whole_chain(datagram: &[u8]) -> bool {
     let mut rest = datagram;
     while !rest.is_empty() {
         let Ok(frame) = Frame::first_of(rest) else {
@@ -266,17 +284,19 @@ fn is_whole_chain(datagram: &[u8]) -> bool {
 
 impl AsyncSocket for BatchSocket {
     fn socket_ref(&self) -> &Socket {
-        self.io.get_ref()
+        &self.socket
     }
 
     fn socket_mut(&mut self) -> &mut Socket {
-        self.io.get_mut()
+        &mut self.socket
     }
 
     fn new(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
-        Self::new(socket)
+        let size = sockopt::socket_recv_buffer_size(&socket)? / 2;
+        let buffer = Buffer::new(&socket, size, size)?;
+        Self::new(socket, buffer, Duration::ZERO)
     }
 
     /// A request is acted on within the call, so there is nothing to wait for.

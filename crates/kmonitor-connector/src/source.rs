@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use crate::builder::ConnectorBuilder;
 use crate::codec::{ConnectorCodec, Payload};
 use crate::decode::{Ack, Message};
+use crate::filter::{Filter, forgets_its_listeners};
 use crate::listen::{Handshake, ListenError, Listening, random_nonce};
 use crate::socket::BatchSocket;
 use crate::wire::Request;
@@ -36,12 +37,16 @@ const LAST_MESSAGES_MAX: usize = 8 << 20;
 /// per event.
 ///
 /// Opened, it does not listen: the kernel sends nothing and it costs nothing
-/// until [`poll_interest`](EventSource::poll_interest) asks for something. Then
-/// it reports all kinds of events of all processes, whichever were asked for.
+/// until [`poll_interest`](EventSource::poll_interest) asks for something. Then a
+/// filter in the kernel (`SO_ATTACH_FILTER`) holds back what was not asked for: while
+/// no more processes are named than [`Narrowing::Processes`](kmonitor_source::Narrowing::Processes) says, all of other
+/// processes; with more of them, or with the whole host, all of kinds that nobody
+/// wants. What is held back costs no wake-up and no room in the queue, and is not
+/// counted as lost. [`EventSource::capabilities`] says what the kernel took.
 ///
 /// A loss is reported as [`FactKind::Lost`] at its place between the facts that
 /// were queued before it and those that came after, with the number of messages
-/// that the kernel says it dropped, of all kinds and of all processes. The sum of
+/// that the kernel says it dropped, of all that the filter let pass. The sum of
 /// these numbers is exact; where two losses follow in a moment, drops of the second
 /// may be counted with the first, and the second told with as many less, even 0.
 ///
@@ -74,6 +79,7 @@ const LAST_MESSAGES_MAX: usize = 8 << 20;
 pub struct ConnectorSource {
     framed: NetlinkFramed<Payload, BatchSocket, ConnectorCodec>,
     listening: Listening,
+    filter: Filter,
     /// Facts that came between LISTEN and its answer.
     early: Vec<Fact>,
     capabilities: Capabilities,
@@ -116,11 +122,23 @@ impl ConnectorSource {
             LossReport::Noticed
         };
         let kind = SourceKind::Connector;
+        let release = rustix::system::uname();
+        let silenced = forgets_its_listeners(&release.release().to_string_lossy());
+        if silenced {
+            tracing::info!(
+                "no filter in the kernel: on this release it would silence the connector"
+            );
+        }
+        let filter = Filter::new(!silenced);
+        let mut capabilities = Capabilities::new(kind, EventMask::all(), Reach::Host, loss);
+        capabilities.narrowing = filter.narrowing();
+        capabilities.queue = Some(socket.queue_size());
         Self {
             framed: NetlinkFramed::new(socket),
             listening: Listening::Not,
+            filter,
             early: Vec::new(),
-            capabilities: Capabilities::new(kind, EventMask::all(), Reach::Host, loss),
+            capabilities,
             malformed: 0,
             ack_timeout,
         }
@@ -282,6 +300,7 @@ impl ConnectorSource {
             _ => match self.socket().take_loss() {
                 Some(count) => {
                     tracing::warn!(count, "the proc connector's queue overflowed");
+                    self.capabilities.queue = Some(self.socket().queue_size());
                     Incoming::Fact(Fact::new(Timestamp::now(), FactKind::Lost { count }))
                 }
                 None => Incoming::Useless,
@@ -316,7 +335,17 @@ impl EventSource for ConnectorSource {
         if interest.is_empty() {
             return Poll::Ready(self.stop());
         }
-        // Everything is delivered, so another interest is in force at once.
+        // Before the kernel listens, and before this is ready: what passes from now
+        // on is enough.
+        let socket = self.framed.get_ref();
+        let followed = self
+            .filter
+            .follow(interest, |program| socket.set_filter(program));
+        self.capabilities.narrowing = self.filter.narrowing();
+        if let Err(error) = followed {
+            let action = "widen the filter of the proc connector";
+            return Poll::Ready(Err(SourceError::io(action, error)));
+        }
         self.poll_listen(cx).map_err(SourceError::from)
     }
 

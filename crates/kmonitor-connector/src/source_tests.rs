@@ -84,7 +84,9 @@ async fn an_answer_that_is_lost_is_asked_for_again() {
         .unwrap();
     let mut listener = listening().await;
     for _ in 0..30 {
-        let builder = ConnectorSource::builder().receive_buffer_bytes(1);
+        let builder = ConnectorSource::builder()
+            .receive_buffer_bytes(1)
+            .receive_buffer_bytes_max(1);
         let mut source = builder.open().await.unwrap();
         poll_fn(|cx| source.poll_listen(cx)).await.unwrap();
         // Reads a little, and may lose much.
@@ -102,7 +104,7 @@ async fn an_answer_that_is_lost_is_asked_for_again() {
 #[tokio::test]
 async fn it_may_move_between_threads_and_be_dropped_anywhere() {
     fn is_send<T: Send>(_: &T) {}
-    let socket = BatchSocket::new(Socket::new(wire::PROTOCOL).unwrap()).unwrap();
+    let socket = <BatchSocket as AsyncSocket>::new(wire::PROTOCOL).unwrap();
     let source = ConnectorSource::new(socket, Duration::from_secs(1));
     is_send(&source);
     is_send(&ConnectorSource::open());

@@ -1,22 +1,22 @@
-//! What no safe crate offers: `recvmmsg(2)`, `getsockopt(SO_MEMINFO)`, and giving
-//! a socket to tokio. Nothing is decided here.
+//! What no safe crate offers: `recvmmsg(2)`, `getsockopt(SO_MEMINFO)`, filters on
+//! sockets, and giving descriptors to tokio. Nothing is decided here.
 
 use std::array;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
-use netlink_sys::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Puts a non-blocking socket under the current runtime's care.
-pub(crate) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
-    // SAFETY: the socket owns its descriptor, always names the same one, and
-    // closes it only when it is dropped, which the `AsyncFd` that owns it does
-    // after it has taken it out of the runtime. Nobody clones it or swaps it out.
-    let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+/// Has the current runtime's reactor watch a non-blocking descriptor for something
+/// to read.
+pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, always names the same descriptor, and closes it
+    // only when it is dropped, which the `AsyncFd` that owns it does after it has
+    // taken it out of the runtime. Nobody swaps it out.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     Ok(registered?)
 }
 
@@ -128,6 +128,49 @@ fn zeroed_header() -> libc::mmsghdr {
     // SAFETY: a C struct of integers and raw pointers, for which all bits zero
     // is a value.
     unsafe { mem::zeroed() }
+}
+
+/// Makes the kernel queue only those datagrams that a classic BPF program lets pass,
+/// or all of them again. Replaces what was there, atomically.
+pub(crate) fn set_filter(
+    socket: BorrowedFd<'_>,
+    program: Option<&[libc::sock_filter]>,
+) -> io::Result<()> {
+    let Some(program) = program else {
+        return match set_option(socket, libc::SO_DETACH_FILTER, &0i32) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            result => result,
+        };
+    };
+    let Ok(len) = u16::try_from(program.len()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    // The kernel only reads what this points to, and copies it.
+    let filter = program.as_ptr().cast_mut();
+    set_option(
+        socket,
+        libc::SO_ATTACH_FILTER,
+        &libc::sock_fprog { len, filter },
+    )
+}
+
+fn set_option<T>(socket: BorrowedFd<'_>, option: libc::c_int, value: &T) -> io::Result<()> {
+    // SAFETY: `value` is readable for the length that the call is told. Where it is
+    // a program's description, that points to as many instructions as it says, whose
+    // borrow outlives this call; the kernel keeps no pointer.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// The state of a socket's receive queue.

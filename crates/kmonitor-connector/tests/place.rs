@@ -17,7 +17,9 @@ use tokio::time::timeout;
 #[ignore = "needs root in the initial namespaces"]
 async fn a_loss_is_told_between_the_facts_that_it_parts() {
     let large = ConnectorSource::builder().receive_buffer_bytes(64 << 20);
-    let small = ConnectorSource::builder().receive_buffer_bytes(4 << 10);
+    let small = ConnectorSource::builder()
+        .receive_buffer_bytes(4 << 10)
+        .receive_buffer_bytes_max(4 << 10);
     let mut reference = Feed::listening_with(large).await;
     let mut feed = Feed::listening_with(small).await;
 

@@ -80,7 +80,9 @@ async fn without_interest_it_is_in_no_group_and_nothing_comes() {
 async fn an_overflow_is_told_once_at_its_place_with_the_kernels_count() {
     let _one = ONE_SOCKET.lock().await;
     for bytes in [1, 64 << 10] {
-        let builder = ConnectorSource::builder().receive_buffer_bytes(bytes);
+        let builder = ConnectorSource::builder()
+            .receive_buffer_bytes(bytes)
+            .receive_buffer_bytes_max(bytes);
         let mut feed = Feed::listening_with(builder).await;
         assert_eq!(feed.source.capabilities().loss, LossReport::Exact);
         let before = feed.source.stats();
@@ -129,7 +131,9 @@ async fn an_overflow_is_told_once_at_its_place_with_the_kernels_count() {
 #[ignore = "needs root in the initial namespaces"]
 async fn what_was_lost_adds_up_to_what_the_kernel_dropped() {
     let _one = ONE_SOCKET.lock().await;
-    let builder = ConnectorSource::builder().receive_buffer_bytes(8 << 10);
+    let builder = ConnectorSource::builder()
+        .receive_buffer_bytes(8 << 10)
+        .receive_buffer_bytes_max(8 << 10);
     let mut feed = Feed::listening_with(builder).await;
     let (dropped_before, mut told) = (own_socket().drops, 0);
     for _ in 0..40 {
@@ -255,4 +259,40 @@ async fn a_task_without_budget_is_still_told_what_is_queued() {
     })
     .await;
     assert!(told.is_ready());
+}
+
+/// Each loss makes room, up to the limit: the same storm is then read without one.
+#[tokio::test]
+#[ignore = "needs root in the initial namespaces"]
+async fn after_a_loss_the_queue_has_more_room() {
+    let _one = ONE_SOCKET.lock().await;
+    let builder = ConnectorSource::builder()
+        .receive_buffer_bytes(64 << 10)
+        .receive_buffer_bytes_max(4 << 20);
+    let mut feed = Feed::listening_with(builder).await;
+    let first = feed.source.capabilities().queue.expect("a queue");
+    assert!(first.events < 200 && first.events_max > 10_000);
+    assert!(!first.curtailed);
+    let (mut room, mut losses) = (first.events, 0);
+    loop {
+        storm(600);
+        let pid = marker();
+        feed.until(|kind| lost_count(kind) > 0 || common::subject(kind) == Some(pid))
+            .await;
+        if feed.told_lost() == 0 {
+            break;
+        }
+        // To the end of what was queued.
+        let facts = &mut feed.facts;
+        while poll_fn(|cx| Poll::Ready(feed.source.poll_batch(cx, facts)))
+            .await
+            .is_ready()
+        {}
+        feed.facts.clear();
+        let grown = feed.source.capabilities().queue.expect("a queue").events;
+        assert!(grown > room, "{room} and then {grown}");
+        (room, losses) = (grown, losses + 1);
+    }
+    assert!((1..8).contains(&losses), "{losses}");
+    assert!(room <= first.events_max);
 }

@@ -66,6 +66,47 @@ pub enum Scope {
     Host,
 }
 
+/// How much of what nobody wants a source has held back before it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Narrowing {
+    /// Nothing: it reads whatever happens.
+    #[default]
+    None,
+    /// Events of kinds that nobody wants of anybody.
+    Kinds,
+    /// Also events of processes that nobody named.
+    Processes {
+        /// As long as no more than so many are named.
+        max: usize,
+    },
+}
+
+/// How much the system keeps for a source until that has read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct QueueSize {
+    /// Room for about so many events now.
+    pub events: usize,
+    /// Room for about so many after it has grown because of losses.
+    pub events_max: usize,
+    /// Whether that is less than what was asked for, because the system grants
+    /// no more without privilege.
+    pub curtailed: bool,
+}
+
+impl QueueSize {
+    /// A queue for so many events.
+    #[must_use]
+    pub const fn new(events: usize, events_max: usize, curtailed: bool) -> Self {
+        Self {
+            events,
+            events_max,
+            curtailed,
+        }
+    }
+}
+
 /// What a source can see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -78,6 +119,10 @@ pub struct Capabilities {
     pub reach: Reach,
     /// What it does about losses.
     pub loss: LossReport,
+    /// What it has held back of what nobody wants.
+    pub narrowing: Narrowing,
+    /// The system's queue to it, where there is one that can overflow.
+    pub queue: Option<QueueSize>,
 }
 
 /// Why a source cannot serve a subscription.
@@ -106,7 +151,8 @@ pub enum Refusal {
 }
 
 impl Capabilities {
-    /// What a source of this kind can see.
+    /// What a source of this kind can see. It holds nothing back and has no
+    /// queue, unless that is set.
     #[must_use]
     pub const fn new(kind: SourceKind, events: EventMask, reach: Reach, loss: LossReport) -> Self {
         Self {
@@ -114,6 +160,8 @@ impl Capabilities {
             events,
             reach,
             loss,
+            narrowing: Narrowing::None,
+            queue: None,
         }
     }
 

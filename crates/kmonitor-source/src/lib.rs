@@ -22,7 +22,9 @@ pub mod sim;
 mod source;
 mod target;
 
-pub use capabilities::{Capabilities, LossReport, Reach, Refusal, Scope, SourceKind};
+pub use capabilities::{
+    Capabilities, LossReport, Narrowing, QueueSize, Reach, Refusal, Scope, SourceKind,
+};
 pub use error::{SourceError, StartError, StartErrorKind, WatchError};
 pub use fact::{Fact, FactKind};
 pub use interest::{KernelInterest, Wanted};

@@ -84,6 +84,8 @@ pub struct SourceStats {
     pub overflows: u64,
     /// Events that the kernel says it dropped.
     pub dropped: u64,
+    /// Times the source let events gather instead of being woken by each.
+    pub pauses: u64,
 }
 
 /// An object of the trait must be enough, so that sources are chosen at run time.
