@@ -36,7 +36,7 @@ const RECHECK_SLICE: usize = 256;
 /// How many facts are looked up ahead of being acted on. With thousands of
 /// subscriptions each step of a delivery waits for memory; done step by step for
 /// many facts, those waits overlap (`benches/`, dispatch).
-const WARM_AHEAD: usize = 64;
+const WARM_AHEAD: usize = 32;
 
 /// How many batches are read at most before a command is carried out.
 const DRAIN_BATCHES_MAX: usize = 64;
@@ -440,12 +440,13 @@ fn warm(facts: &[Fact], tracker: &Tracker, router: &Router) {
     tracker.warm_pids(&pids);
     let mut places = Few::default();
     places.extend(pids.iter().filter_map(|pid| tracker.place(*pid)));
-    let mut keys = Few::default();
-    keys.extend(places.iter().filter_map(|place| tracker.key_at(*place)));
+    let mut processes = Few::default();
+    processes.extend(places.iter().filter_map(|place| tracker.at(*place)));
     let mut slots = Few::default();
-    slots.extend(keys.iter().filter_map(|key| router.first_route(*key)));
+    let routes = processes.iter();
+    slots.extend(routes.filter_map(|(key, hint)| router.first_route(*key, *hint)));
     let mut queues = Few::default();
-    queues.extend(slots.iter().map(|slot| router.queue(*slot)));
+    queues.extend(slots.iter().filter_map(|slot| router.queue(*slot)));
     for queue in queues {
         queue.warm();
     }

@@ -193,7 +193,8 @@ impl Tracker {
         if process.told_to_host {
             cx.sink.event_by_name(&event);
         } else {
-            cx.sink.event(&event);
+            let mut hint = process.hint;
+            cx.sink.event_of(&event, &mut hint);
         }
         let mut exit = Exit::new(key, status, dying.death.time);
         exit.inferred = dying.death.inferred;

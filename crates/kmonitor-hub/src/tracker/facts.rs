@@ -10,7 +10,7 @@ use kmonitor_source::{Fact, FactKind, HeldState, ProbeError, ProcessProbe, Proce
 use rustc_hash::FxHashSet;
 
 use super::process::{Codes, Death, Dying, Process};
-use super::{Cx, Doubt, Sink, Tracker, ask};
+use super::{Cx, Doubt, Hint, Sink, Tracker, ask};
 
 impl Tracker {
     /// Whether a fact may be about a process in the table.
@@ -40,9 +40,10 @@ impl Tracker {
         tracked.then(|| self.current.place(pid)).flatten()
     }
 
-    /// Who lies there.
-    pub(crate) fn key_at(&self, place: u32) -> Option<ProcessKey> {
-        self.current.at(place).map(|process| process.key)
+    /// Who lies there, and where the sink may find who wants to know of it.
+    pub(crate) fn at(&self, place: u32) -> Option<(ProcessKey, Hint)> {
+        let process = self.current.at(place)?;
+        Some((process.key, process.hint))
     }
 
     /// Takes in one fact.
@@ -63,7 +64,7 @@ impl Tracker {
                 let Some(entry) = self.entry(process) else {
                     return;
                 };
-                let first = !entry.had_threads;
+                let first = !entry.threads.had_others;
                 entry.thread_created(tid);
                 let key = entry.key;
                 if first {
@@ -81,7 +82,7 @@ impl Tracker {
                     entry.execed();
                     let mut event = Event::new(time, Some(entry.key), EventKind::Exec);
                     event.parent = entry.parent;
-                    cx.sink.event(&event);
+                    cx.sink.event_of(&event, &mut entry.hint);
                 }
             }
             FactKind::GroupDead {
@@ -159,7 +160,8 @@ impl Tracker {
         cx: &mut Cx<'_, impl Sink>,
     ) {
         if let Some(entry) = self.entry(pid) {
-            cx.sink.event(&Event::new(time, Some(entry.key), kind));
+            let event = Event::new(time, Some(entry.key), kind);
+            cx.sink.event_of(&event, &mut entry.hint);
         }
     }
 
@@ -283,18 +285,16 @@ impl Tracker {
         let leader = tid.is_leader_of(pid);
         if !leader {
             let status = ExitStatus::from_raw(code);
-            cx.sink.event(&Event::new(
-                time,
-                Some(key),
-                EventKind::ThreadExit { tid, status },
-            ));
+            let kind = EventKind::ThreadExit { tid, status };
+            let event = Event::new(time, Some(key), kind);
+            cx.sink.event_of(&event, &mut process.hint);
         }
         let told_out = process.is_told_out();
         if process.dying.is_some() {
             if told_out {
                 self.settle_from_reports(key, cx);
             }
-        } else if process.threads.complete && !process.had_threads {
+        } else if process.threads.complete && !process.threads.had_others {
             // A report without a parent is of one who was reaped before it was
             // sent: this one, or an owner of the pid before it whom we did not
             // track, whose report came after this one's birth.
@@ -346,12 +346,13 @@ impl Tracker {
             self.holds -= 1;
         }
         if process.is_identified() {
-            let codes = std::mem::replace(&mut process.codes, Codes::None);
+            let codes = process.codes();
+            process.set_codes(Codes::None);
             let state = self.reseed(pid, probe);
             if !matches!(state, Ok(ProcessState::Alive))
                 && let Some(process) = self.current.get_mut(pid)
             {
-                process.codes = codes;
+                process.set_codes(codes);
             }
             return state;
         }

@@ -35,6 +35,8 @@ pub(crate) trait Sink {
     /// A tracked process had created another that has been told of before this,
     /// and perhaps to its end: news only to those who did not follow the parent.
     fn late_fork(&mut self, event: &Event);
+    /// As [`event`](Self::event), of a process that has a hint.
+    fn event_of(&mut self, event: &Event, hint: &mut Hint);
     /// As [`event`](Self::event), but only for those who asked for it by name.
     fn event_by_name(&mut self, event: &Event);
     /// A tracked process is dead; its status is not settled yet.
@@ -47,6 +49,11 @@ pub(crate) trait Sink {
     /// Events are missing here.
     fn lost(&mut self, lost: Lost, time: Timestamp);
 }
+
+/// Where the sink found who wants to know of a process, the last time. It may be
+/// wrong by now; the sink can tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Hint(pub(crate) u32);
 
 /// Both of the hub's clocks at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -250,7 +257,7 @@ impl Tracker {
         if self.host {
             // Tracked on, but not held: without threads its own report will do.
             let process = self.current.get_mut(key.pid());
-            if let Some(process) = process.filter(|p| p.key == key && !p.had_threads)
+            if let Some(process) = process.filter(|p| p.key == key && !p.threads.had_others)
                 && process.held.take().is_some()
             {
                 self.holds -= 1;

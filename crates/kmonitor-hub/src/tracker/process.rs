@@ -7,6 +7,8 @@ use kmonitor_event::{Exit, Pid, ProcessKey, Status, StatusSource, Tid, Timestamp
 use kmonitor_source::{HeldProcess, Identity, ThreadPhase, ThreadState};
 use rustc_hash::FxHashSet;
 
+use super::Hint;
+
 /// One process of interest.
 ///
 /// What every event of a process needs comes first and fills one line of the
@@ -15,11 +17,14 @@ use rustc_hash::FxHashSet;
 pub(super) struct Process {
     pub(super) key: ProcessKey,
     pub(super) parent: Option<Pid>,
-    pub(super) codes: Codes,
+    /// Where the sink may find who wants to know of it.
+    pub(super) hint: Hint,
+    /// What its tasks ended with, if `agreement` says that they agree: see
+    /// [`Codes`].
+    code: i32,
+    agreement: Agreement,
     /// Found by looking, not born before our eyes.
     pub(super) seeded: bool,
-    /// Whether it ever had a second thread, as far as we know.
-    pub(super) had_threads: bool,
     /// Only seen in a list of processes so far: a report of its birth may follow.
     pub(super) only_listed: bool,
     /// Found dead when the subscribers to the host had been told already.
@@ -88,9 +93,10 @@ impl Process {
         Self {
             key,
             parent,
-            codes: Codes::None,
+            hint: Hint::default(),
+            code: 0,
+            agreement: Agreement::None,
             seeded: false,
-            had_threads: false,
             only_listed: false,
             told_to_host: false,
             threads: ThreadSet::leader(),
@@ -108,8 +114,6 @@ impl Process {
         Self {
             identity,
             seeded: true,
-            // Unknown, so the careful answer.
-            had_threads: true,
             threads: ThreadSet::unknown(),
             ..Self::born(key, None)
         }
@@ -124,7 +128,10 @@ impl Process {
             held: self.held.take(),
             found_at: self.found_at,
             seeded: true,
-            had_threads: true,
+            threads: ThreadSet {
+                had_others: true,
+                ..ThreadSet::leader()
+            },
             ..Self::born(self.key, parent)
         };
     }
@@ -162,9 +169,26 @@ impl Process {
     /// process whose birth is still to be read. Goes on as if the former,
     /// remembering what to say if it was the latter.
     pub(super) fn lives_on_or_was_replaced(&mut self) {
-        let words = self.codes;
+        let words = self.codes();
         self.execed();
         self.past = Some(Box::new(Past::LastWords(words)));
+    }
+
+    /// What its tasks have ended with since its last exec.
+    pub(super) fn codes(&self) -> Codes {
+        match self.agreement {
+            Agreement::None => Codes::None,
+            Agreement::All => Codes::All(self.code),
+            Agreement::Differ => Codes::Differ,
+        }
+    }
+
+    pub(super) fn set_codes(&mut self, codes: Codes) {
+        (self.agreement, self.code) = match codes {
+            Codes::None => (Agreement::None, 0),
+            Codes::All(code) => (Agreement::All, code),
+            Codes::Differ => (Agreement::Differ, 0),
+        };
     }
 
     /// What had been told of it if it is by now known to have been replaced.
@@ -198,10 +222,10 @@ impl Process {
             threads.any(|t| (t.tid == leader) == of_leader && t.phase != ThreadPhase::Alive)
         };
         if leaving(true) && leaving(false) {
-            self.codes = Codes::Differ;
+            self.set_codes(Codes::Differ);
         }
         self.threads.complete = true;
-        self.had_threads |= threads.len() > 1;
+        self.threads.had_others |= threads.len() > 1;
     }
 
     /// An exec: whatever else ran in it is gone, and so is what it ended with.
@@ -221,13 +245,13 @@ impl Process {
             self.take_last_words();
         }
         self.threads.only_leader();
-        self.codes = Codes::None;
+        self.set_codes(Codes::None);
     }
 
     /// A thread was created in it.
     pub(super) fn thread_created(&mut self, tid: Tid) {
         self.threads.insert(tid, self.key.pid());
-        self.had_threads = true;
+        self.threads.had_others = true;
     }
 
     /// One of its tasks ended. Whether that was the leader of before an exec,
@@ -251,14 +275,16 @@ impl Process {
         // With the accounting complete, a task we do not know is one that an
         // exec has already swept away: its code says nothing.
         if self.threads.remove(tid, self.key.pid()) || !self.threads.complete {
-            self.codes.note(code);
+            let mut codes = self.codes();
+            codes.note(code);
+            self.set_codes(codes);
         }
         false
     }
 
     /// The status, if the exit reports settle it.
     pub(super) fn agreed_status(&self) -> Option<Status> {
-        match self.codes {
+        match self.codes() {
             Codes::All(code) if self.is_told_out() => {
                 Some(Status::from_raw(code, StatusSource::Event))
             }
@@ -270,7 +296,7 @@ impl Process {
     pub(super) fn why_unknown(&self, dying: &Dying) -> UnknownReason {
         if dying.death.inferred {
             UnknownReason::EventLost
-        } else if self.codes == Codes::Differ {
+        } else if self.codes() == Codes::Differ {
             UnknownReason::CodesDiffer
         } else if !dying.death.reaped {
             UnknownReason::NotReaped
@@ -284,9 +310,12 @@ impl Process {
 
     /// All its reports have come, with these codes.
     pub(super) fn tell_out(&mut self, codes: Codes) {
-        self.threads = ThreadSet::none();
+        self.threads = ThreadSet {
+            had_others: self.threads.had_others,
+            ..ThreadSet::none()
+        };
         self.past = None;
-        self.codes = codes;
+        self.set_codes(codes);
     }
 
     /// Whether a report may still come that must not be taken for another's.
@@ -364,6 +393,14 @@ pub(super) enum Codes {
     Differ,
 }
 
+/// [`Codes`] without the code, which a process keeps beside it to save room.
+#[derive(Debug, Clone, Copy)]
+enum Agreement {
+    None,
+    All,
+    Differ,
+}
+
 impl Codes {
     fn note(&mut self, code: i32) {
         *self = match *self {
@@ -386,6 +423,8 @@ pub(super) struct ThreadSet {
     pub(super) complete: bool,
     /// The leader was found dead: its report was sent, or is just being sent.
     leader_told_maybe: bool,
+    /// Whether there ever was a second thread, as far as we know.
+    pub(super) had_others: bool,
 }
 
 impl ThreadSet {
@@ -402,12 +441,15 @@ impl ThreadSet {
             leader: false,
             complete: true,
             leader_told_maybe: false,
+            had_others: false,
         }
     }
 
     fn unknown() -> Self {
         Self {
             complete: false,
+            // The careful answer.
+            had_others: true,
             ..Self::leader()
         }
     }

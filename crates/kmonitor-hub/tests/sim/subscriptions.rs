@@ -282,3 +282,37 @@ async fn nothing_comes_after_the_end_of_a_stream() {
     assert_eq!(within(events.next()).await, Some(None));
     drop(watch);
 }
+
+/// A delivery goes by where the last one of its process went. That must not outlive
+/// what it was true of.
+#[tokio::test(start_paused = true)]
+async fn who_comes_and_goes_between_two_events_gets_exactly_those_in_between() {
+    let (kernel, hub) = hub().await;
+    let pid = kernel.spawn().unwrap();
+    let exec = || kernel.exec(pid.leader()).unwrap();
+    let filter = || Filter::pid(pid).events(EventMask::EXEC);
+    let mut first = subscribe(&hub, filter()).await;
+    exec();
+    exec();
+    let below = Filter::descendants(pid).events(EventMask::EXEC);
+    let mut below = subscribe(&hub, below).await;
+    exec();
+    let mut second = subscribe(&hub, filter()).await;
+    exec();
+    assert!(first.remove(pid).await.unwrap());
+    exec();
+    first.add(pid).await.unwrap();
+    second.set_mask(EventMask::EXIT).await.unwrap();
+    exec();
+    assert_eq!(drain(&mut first).await.len(), 5);
+    assert_eq!(drain(&mut second).await.len(), 2);
+    drop(first);
+    // Takes the place of the one that was dropped.
+    let other = kernel.spawn().unwrap();
+    let mut third = subscribe(&hub, Filter::pid(other)).await;
+    second.set_mask(EventMask::EXEC).await.unwrap();
+    exec();
+    assert_eq!(drain(&mut second).await.len(), 1);
+    assert_eq!(drain(&mut third).await.len(), 0);
+    assert_eq!(drain(&mut below).await.len(), 0);
+}

@@ -4,9 +4,11 @@
 //! nobody wants costs one look-up, and one that k want costs k, however many
 //! subscriptions there are.
 
+mod outlets;
+mod routes;
+
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::slice;
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use kmonitor_event::{Event, EventKind, EventMask, Exit, Lost, ProcessKey, Timestamp};
@@ -15,9 +17,11 @@ use rustc_hash::FxHashSet;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use self::outlets::Outlets;
+use self::routes::{InARow, Route, Routes};
 use crate::latch::Latch;
 use crate::queue::Queue;
-use crate::tracker::Sink;
+use crate::tracker::{Hint, Sink};
 
 /// A subscription's place in the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,91 +49,9 @@ pub(crate) struct Membership {
     pub(crate) listed: bool,
 }
 
-/// That a process belongs to a subscription. Gone before the subscription is, so
-/// it does without the serial number.
-#[derive(Clone, Copy)]
-struct Route {
-    slot: u32,
-    membership: Membership,
-}
-
-/// Who wants to know of one process. Small, because with many subscriptions it
-/// is memory like this that a delivery has to wait for.
-enum Routes {
-    /// One subscription and nothing else: nearly always it is this,
-    Subscription(Route),
-    /// or one watch and nothing else.
-    Watch(Arc<Latch>),
-    Several(Box<Several>),
-}
-
-#[derive(Default)]
-struct Several {
-    subscriptions: Vec<Route>,
-    watches: Vec<Arc<Latch>>,
-}
-
-impl Default for Routes {
-    fn default() -> Self {
-        Self::Several(Box::default())
-    }
-}
-
-impl Routes {
-    fn is_empty(&self) -> bool {
-        self.subscriptions().is_empty() && self.watches().is_empty()
-    }
-
-    fn subscriptions(&self) -> &[Route] {
-        match self {
-            Self::Subscription(route) => slice::from_ref(route),
-            Self::Watch(_) => &[],
-            Self::Several(several) => &several.subscriptions,
-        }
-    }
-
-    fn watches(&self) -> &[Arc<Latch>] {
-        match self {
-            Self::Subscription(_) => &[],
-            Self::Watch(latch) => slice::from_ref(latch),
-            Self::Several(several) => &several.watches,
-        }
-    }
-
-    /// Changes what there is, in the general form.
-    fn change<R>(&mut self, change: impl FnOnce(&mut Several) -> R) -> R {
-        let mut several = match std::mem::take(self) {
-            Self::Subscription(route) => Box::new(Several {
-                subscriptions: vec![route],
-                watches: Vec::new(),
-            }),
-            Self::Watch(watch) => Box::new(Several {
-                subscriptions: Vec::new(),
-                watches: vec![watch],
-            }),
-            Self::Several(several) => several,
-        };
-        let result = change(&mut several);
-        *self = match (&several.subscriptions[..], &several.watches[..]) {
-            ([route], []) => Self::Subscription(*route),
-            ([], [watch]) => Self::Watch(Arc::clone(watch)),
-            _ => Self::Several(several),
-        };
-        result
-    }
-}
-
-/// What a delivery needs of a subscription, apart from its queue.
+/// What the router knows of a subscription apart from its [`Outlets`].
 struct Subscription {
-    queue: Arc<Queue>,
     serial: u32,
-    mask: EventMask,
-    touched: bool,
-    rest: Box<Rest>,
-}
-
-/// What a delivery does not need.
-struct Rest {
     host: bool,
     /// Whether it follows the children of any process.
     follows: bool,
@@ -141,7 +63,7 @@ struct Rest {
 impl Subscription {
     /// Whether it has nothing left to wait for.
     fn is_bereft(&self) -> bool {
-        self.rest.members.is_empty() && !self.rest.host && !self.rest.keep_open
+        self.members.is_empty() && !self.host && !self.keep_open
     }
 }
 
@@ -149,6 +71,7 @@ impl Subscription {
 #[derive(Default)]
 pub(crate) struct Router {
     subscriptions: Slab<Subscription>,
+    outlets: Outlets,
     /// By incarnation, which names a process as well as its whole key.
     index: HashMap<u64, Routes, BuildHasherDefault<InARow>>,
     host: Vec<SubscriptionId>,
@@ -156,34 +79,11 @@ pub(crate) struct Router {
     next_serial: u32,
     /// What the host subscriptions want together.
     host_mask: EventMask,
-    touched: Vec<u32>,
     /// Processes whose last route is gone since they were last asked for.
     orphaned: Vec<ProcessKey>,
     reapings: Vec<(ProcessKey, Identity)>,
     watches: usize,
     pub(crate) counts: Counts,
-}
-
-/// Hashes incarnations, which count up: those given out together lie together in
-/// memory, and none are in each other's way.
-#[derive(Default)]
-struct InARow(u64);
-
-impl Hasher for InARow {
-    fn write_u64(&mut self, incarnation: u64) {
-        // The low bits choose the place. The high ones tell neighbours apart.
-        self.0 = incarnation ^ (incarnation << 57);
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 /// What the router has done so far.
@@ -207,19 +107,15 @@ impl Router {
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
         let slot = self.subscriptions.insert(Subscription {
-            queue,
             serial,
-            mask,
-            touched: false,
-            rest: Box::new(Rest {
-                host: false,
-                follows: false,
-                keep_open,
-                members: FxHashSet::default(),
-            }),
+            host: false,
+            follows: false,
+            keep_open,
+            members: FxHashSet::default(),
         });
         // One takes more memory than there are bytes for so many.
         let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+        self.outlets.open(slot, queue, mask);
         SubscriptionId { slot, serial }
     }
 
@@ -232,8 +128,8 @@ impl Router {
     /// Gives a subscription the events of every process.
     pub(crate) fn add_host(&mut self, id: SubscriptionId) {
         let subscription = &mut self.subscriptions[id.slot()];
-        if !subscription.rest.host {
-            subscription.rest.host = true;
+        if !subscription.host {
+            subscription.host = true;
             self.host.push(id);
             self.update_host_mask();
         }
@@ -247,13 +143,14 @@ impl Router {
         membership: Membership,
     ) {
         let subscription = &mut self.subscriptions[id.slot()];
-        if membership.follow && !subscription.rest.follows {
-            subscription.rest.follows = true;
+        if membership.follow && !subscription.follows {
+            subscription.follows = true;
             self.trees.push(id);
         }
-        let is_new = subscription.rest.members.insert(key);
-        if is_new {
-            subscription.queue.reopen();
+        if subscription.members.insert(key)
+            && let Some(queue) = self.outlets.queue(id.slot)
+        {
+            queue.reopen();
         }
         let routes = self.index.entry(key.incarnation()).or_default();
         routes.change(|routes| {
@@ -268,11 +165,12 @@ impl Router {
                 None => routes.push(Route { slot, membership }),
             }
         });
+        self.note_sole(key);
     }
 
     /// Takes one process away from a subscription. Whether it had it.
     pub(crate) fn remove_member(&mut self, id: SubscriptionId, key: ProcessKey) -> bool {
-        if !self.subscriptions[id.slot()].rest.members.remove(&key) {
+        if !self.subscriptions[id.slot()].members.remove(&key) {
             return false;
         }
         self.remove_route(key, id);
@@ -281,12 +179,12 @@ impl Router {
     }
 
     pub(crate) fn members(&self, id: SubscriptionId) -> impl Iterator<Item = ProcessKey> + '_ {
-        self.subscriptions[id.slot()].rest.members.iter().copied()
+        self.subscriptions[id.slot()].members.iter().copied()
     }
 
     /// Whether a process belongs to a subscription.
     pub(crate) fn has_member(&self, id: SubscriptionId, key: ProcessKey) -> bool {
-        self.contains(id) && self.subscriptions[id.slot()].rest.members.contains(&key)
+        self.contains(id) && self.subscriptions[id.slot()].members.contains(&key)
     }
 
     /// Whether a process belongs to a subscription together with its children.
@@ -297,20 +195,20 @@ impl Router {
     }
 
     pub(crate) fn set_mask(&mut self, id: SubscriptionId, mask: EventMask) {
-        self.subscriptions[id.slot()].mask = mask;
+        self.outlets.set_mask(id.slot, mask);
         self.update_host_mask();
     }
 
     pub(crate) fn mask(&self, id: SubscriptionId) -> EventMask {
-        self.subscriptions[id.slot()].mask
+        self.outlets.mask(id.slot)
     }
 
     pub(crate) fn follows(&self, id: SubscriptionId) -> bool {
-        self.subscriptions[id.slot()].rest.follows
+        self.subscriptions[id.slot()].follows
     }
 
     pub(crate) fn is_host(&self, id: SubscriptionId) -> bool {
-        self.subscriptions[id.slot()].rest.host
+        self.subscriptions[id.slot()].host
     }
 
     /// Removes a subscription.
@@ -319,24 +217,27 @@ impl Router {
             return;
         }
         let subscription = self.subscriptions.remove(id.slot());
-        for key in subscription.rest.members {
+        for key in subscription.members {
             self.remove_route(key, id);
         }
         self.host.retain(|host| *host != id);
         self.trees.retain(|tree| *tree != id);
-        self.touched.retain(|slot| *slot != id.slot);
+        self.outlets.close(id.slot);
         self.update_host_mask();
     }
 
     /// The first subscription to a process.
-    pub(crate) fn first_route(&self, key: ProcessKey) -> Option<u32> {
+    pub(crate) fn first_route(&self, key: ProcessKey, hint: Hint) -> Option<u32> {
+        if self.outlets.is_sole(hint.0, key.incarnation()) {
+            return Some(hint.0);
+        }
         let route = self.routes(key)?.subscriptions().first();
         route.map(|route| route.slot)
     }
 
     /// Where the events of a subscription go.
-    pub(crate) fn queue(&self, slot: u32) -> &Queue {
-        &self.subscriptions[slot as usize].queue
+    pub(crate) fn queue(&self, slot: u32) -> Option<&Queue> {
+        self.outlets.queue(slot)
     }
 
     pub(crate) fn add_watch(&mut self, key: ProcessKey, latch: Arc<Latch>) {
@@ -363,24 +264,22 @@ impl Router {
     /// Ends a subscription that has nothing left to wait for.
     pub(crate) fn end_if_bereft(&mut self, id: SubscriptionId) {
         let subscription = &self.subscriptions[id.slot()];
-        if subscription.is_bereft() {
-            subscription.queue.end();
+        if subscription.is_bereft()
+            && let Some(queue) = self.outlets.queue(id.slot)
+        {
+            queue.end();
         }
     }
 
     /// Wakes all who got something since the last call.
     pub(crate) fn wake(&mut self) {
-        for slot in self.touched.drain(..) {
-            let subscription = &mut self.subscriptions[slot as usize];
-            subscription.touched = false;
-            subscription.queue.wake();
-        }
+        self.outlets.wake();
     }
 
     /// Ends every stream and closes every watch.
     pub(crate) fn close(&mut self, reason: &str) {
-        for (_, subscription) in &self.subscriptions {
-            subscription.queue.end();
+        for (_, queue) in self.outlets.queues() {
+            queue.end();
         }
         for routes in self.index.values() {
             for latch in routes.watches() {
@@ -398,9 +297,10 @@ impl Router {
             [] => EventMask::empty(),
             _ => EventMask::EXIT,
         };
-        routes.subscriptions().iter().fold(watched, |mask, route| {
-            mask | self.subscriptions[route.slot as usize].mask
-        })
+        routes
+            .subscriptions()
+            .iter()
+            .fold(watched, |mask, route| mask | self.outlets.mask(route.slot))
     }
 
     /// Whether anybody wants to know of this process in particular.
@@ -415,10 +315,9 @@ impl Router {
 
     /// What the subscriptions that follow trees want; `None` if there are none.
     pub(crate) fn trees_want(&self) -> Option<EventMask> {
-        let trees = self.trees.iter().map(|id| &self.subscriptions[id.slot()]);
-        let masks = trees
-            .filter(|it| !it.rest.members.is_empty())
-            .map(|it| it.mask);
+        let trees = self.trees.iter();
+        let trees = trees.filter(|id| !self.subscriptions[id.slot()].members.is_empty());
+        let masks = trees.map(|id| self.outlets.mask(id.slot));
         masks.reduce(|all, mask| all | mask)
     }
 
@@ -441,10 +340,7 @@ impl Router {
     }
 
     fn update_host_mask(&mut self) {
-        let masks = self
-            .host
-            .iter()
-            .map(|id| self.subscriptions[id.slot()].mask);
+        let masks = self.host.iter().map(|id| self.outlets.mask(id.slot));
         self.host_mask = masks.fold(EventMask::empty(), |all, mask| all | mask);
     }
 
@@ -457,9 +353,28 @@ impl Router {
         self.index.get(&key.incarnation())
     }
 
+    /// Notes where a process has its only route, if that is all there is to ask of
+    /// its events.
+    fn note_sole(&mut self, key: ProcessKey) {
+        let incarnation = key.incarnation();
+        match self.index.get(&incarnation).map(Routes::subscriptions) {
+            Some([route]) if !route.membership.forks_only => {
+                self.outlets.set_sole(route.slot, incarnation);
+            }
+            Some(routes) => {
+                for route in routes {
+                    self.outlets.unset_sole(route.slot, incarnation);
+                }
+            }
+            None => {}
+        }
+    }
+
     fn remove_route(&mut self, key: ProcessKey, id: SubscriptionId) {
         if let Some(routes) = self.index.get_mut(&key.incarnation()) {
             routes.change(|routes| routes.subscriptions.retain(|it| it.slot != id.slot));
+            self.outlets.unset_sole(id.slot, key.incarnation());
+            self.note_sole(key);
             self.forget_if_empty(key);
         }
     }
@@ -481,7 +396,7 @@ impl Router {
             .iter()
             .filter(|route| to(route.membership))
             .map(|route| route.slot)
-            .filter(|slot| self.subscriptions[*slot as usize].mask.intersects(mask))
+            .filter(|slot| self.outlets.mask(*slot).intersects(mask))
             .collect();
         for slot in wanting {
             self.deliver(slot, event);
@@ -489,15 +404,24 @@ impl Router {
     }
 
     fn deliver(&mut self, slot: u32, event: &Event) {
-        let subscription = &mut self.subscriptions[slot as usize];
-        if subscription.queue.push(event) {
+        if self.outlets.deliver(slot, event) {
             self.counts.delivered += 1;
         } else {
             self.counts.lost_by_subscriptions += 1;
         }
-        if !subscription.touched {
-            subscription.touched = true;
-            self.touched.push(slot);
+    }
+
+    /// Gives an event to those who want everybody's.
+    fn deliver_to_host(&mut self, event: &Event) {
+        let mask = event.kind.mask();
+        if !self.host_mask.intersects(mask) {
+            return;
+        }
+        for at in 0..self.host.len() {
+            let slot = self.host[at].slot;
+            if self.outlets.mask(slot).intersects(mask) {
+                self.deliver(slot, event);
+            }
         }
     }
 }
@@ -552,15 +476,25 @@ impl Sink for Router {
     fn event(&mut self, event: &Event) {
         self.counts.events += 1;
         self.event_by_name(event);
-        let mask = event.kind.mask();
-        if self.host_mask.intersects(mask) {
-            for at in 0..self.host.len() {
-                let id = self.host[at];
-                if self.subscriptions[id.slot()].mask.intersects(mask) {
-                    self.deliver(id.slot, event);
-                }
+        self.deliver_to_host(event);
+    }
+
+    fn event_of(&mut self, event: &Event, hint: &mut Hint) {
+        let Some(key) = event.process else {
+            return self.event(event);
+        };
+        self.counts.events += 1;
+        if self.outlets.is_sole(hint.0, key.incarnation()) {
+            if self.outlets.mask(hint.0).intersects(event.kind.mask()) {
+                self.deliver(hint.0, event);
+            }
+        } else {
+            self.event_by_name(event);
+            if let Some(slot) = self.first_route(key, *hint) {
+                *hint = Hint(slot);
             }
         }
+        self.deliver_to_host(event);
     }
 
     fn dead(&mut self, exit: &Exit) {
@@ -581,8 +515,9 @@ impl Sink for Router {
         }
         for route in routes.subscriptions() {
             let id = self.id(route.slot);
+            self.outlets.unset_sole(id.slot, exit.process.incarnation());
             let subscription = &mut self.subscriptions[id.slot()];
-            subscription.rest.members.remove(&exit.process);
+            subscription.members.remove(&exit.process);
             self.end_if_bereft(id);
         }
         self.orphaned.push(exit.process);
@@ -600,13 +535,13 @@ impl Sink for Router {
             None => self.counts.losses_uncounted += 1,
         }
         let event = Event::new(time, None, EventKind::Lost(lost));
-        for (_, subscription) in &self.subscriptions {
+        for (slot, queue) in self.outlets.queues() {
             // Whose stream has ended misses nothing.
-            if subscription.is_bereft() {
+            if self.subscriptions[slot as usize].is_bereft() {
                 continue;
             }
-            subscription.queue.push(&event);
-            subscription.queue.wake();
+            queue.push(&event);
+            queue.wake();
         }
     }
 }
