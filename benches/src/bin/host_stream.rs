@@ -4,7 +4,7 @@
 //! `compare.sh`.
 //!
 //! With a file it notes when the stream told of the exit of each process, and at the
-//! end writes `pid nanoseconds` (CLOCK_MONOTONIC) for each there.
+//! end writes `pid nanoseconds` (`CLOCK_MONOTONIC`) for each there.
 //!
 //! It prints `ready` when the subscription is live, and at the end one line of
 //! `name=value` words, the same as `c/recv_loop.c` prints.
