@@ -119,7 +119,10 @@ async fn who_watches_one_process_is_woken_by_no_other() {
     // Answers to the requests of other programs do pass; of the storm nothing does,
     // which has two events a fork.
     let answers = after.received - before.received;
-    assert!(woken <= 100 && answers <= 100, "{woken} wake-ups, {after:?}");
+    assert!(
+        woken <= 100 && answers <= 100,
+        "{woken} wake-ups, {after:?}"
+    );
     assert_eq!(after.dropped, before.dropped, "held back is not lost");
     feed.facts.clear();
 
