@@ -16,12 +16,11 @@
 //!
 //! Why the sequence numbers of the messages are not used to check the count: each
 //! processor numbers its own (`send_msg()`, `drivers/connector/cn_proc.c`), so a gap
-//! is seen only on one that was heard of before and after the loss (2 291 of 2 750
-//! lost were found so, on two processors). The kernel numbers what it sends to
-//! anybody: what a filter holds back, and on other processors the answers to
-//! anybody's requests, are gaps too. A check that holds only without a filter, without
-//! other listeners and in the midst of a stream would cry wolf or be silent; the
-//! socket's own counter does neither.
+//! shows only on one that was heard of before and after the loss (2 291 of 2 750 lost
+//! ones did, on two processors). And it numbers what it sends to anybody: whatever a
+//! filter held back, or came before we listened, is a gap as well. A check that holds
+//! only without a filter, and in the midst of a stream, would cry wolf or be silent;
+//! the socket's own counter does neither.
 //!
 //! What cannot be told apart: where the queue overflows again in the moment
 //! between the read that emptied it and the look at the count, the first loss is

@@ -116,9 +116,13 @@ async fn who_watches_one_process_is_woken_by_no_other() {
         tokio::task::yield_now().await;
     }
     let (woken, after) = (wakes.0.load(Ordering::Relaxed), feed.source.stats());
-    // Answers to the requests of other programs do pass.
+    // Answers to the requests of other programs do pass; of the storm nothing does,
+    // which has two events a fork.
     let answers = after.received - before.received;
-    assert!(woken <= 5 && answers <= 5, "{woken} wake-ups, {after:?}");
+    assert!(
+        woken <= 100 && answers <= 100,
+        "{woken} wake-ups, {after:?}"
+    );
     assert_eq!(after.dropped, before.dropped, "held back is not lost");
     feed.facts.clear();
 

@@ -154,8 +154,8 @@ async fn a_pause_hides_nothing_from_who_asks() {
 #[tokio::test]
 #[ignore = "needs root in the initial namespaces"]
 async fn after_each_burst_the_next_event_is_told() {
-    let mut feed = listening(Duration::from_micros(500)).await;
-    for round in 0..300 {
+    let mut feed = listening(Duration::from_millis(5)).await;
+    for round in 0..200 {
         let mut burst = storm(10 + round % 60);
         feed.until_exit(pid_of(&burst)).await;
         burst.wait().unwrap();

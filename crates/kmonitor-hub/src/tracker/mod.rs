@@ -184,6 +184,8 @@ impl Tracker {
             && process.identity.is_none_or(|own| own == identity)
         {
             process.identity = Some(identity);
+            process.bound_at = None;
+            process.found_at = Some(cx.now.stamp);
             process.key = process.key.with_inode(identity.inode());
             return process.key;
         }
@@ -430,6 +432,8 @@ impl Tracker {
             process.key = process
                 .key
                 .with_inode(process.identity.and_then(|i| i.inode()));
+            // A look runs ahead of the reports: it may have met a later owner.
+            process.bound_at = Some(probe.now());
         }
         // The threads first and the state after: what was read belongs to this
         // process only if it still lives then.

@@ -124,6 +124,7 @@ impl Process {
     /// ends, because the ends of those before it may be among that.
     pub(super) fn reborn(&mut self, parent: Option<Pid>) {
         *self = Self {
+            hint: self.hint,
             identity: self.identity,
             held: self.held.take(),
             found_at: self.found_at,
@@ -161,6 +162,7 @@ impl Process {
             return false;
         }
         self.identity = None;
+        self.key = self.key.with_inode(None);
         self.held.take().is_some()
     }
 

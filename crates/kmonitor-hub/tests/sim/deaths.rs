@@ -6,7 +6,10 @@ use kmonitor_event::{EventMask, Pid, Status, StatusSource, UnknownReason};
 use kmonitor_hub::{Filter, Hub, Subscription};
 use kmonitor_source::sim::{SimConfig, SimKernel};
 
-use crate::support::{drain, exits, hub, hub_on, idle, kinds, status_of, subscribe, within};
+use crate::probes::FaultyProbe;
+use crate::support::{
+    drain, exits, hub, hub_on, hub_probing, idle, kinds, status_of, subscribe, within,
+};
 
 async fn early() -> (SimKernel, Hub, Pid, Subscription) {
     let (kernel, hub) = hub().await;
@@ -256,4 +259,31 @@ async fn a_grace_of_any_length_is_fine() {
     kernel.exit_group(pid.leader(), 3).unwrap();
     let exit = within(watch).await.expect("an end").unwrap();
     assert_eq!(exit.status.code(), Some(3));
+}
+
+/// The look at everybody was ahead of the reports: it met a later owner of the pid,
+/// and the ends of those between were taken for that one's, which lived.
+#[tokio::test(start_paused = true)]
+async fn owners_of_a_pid_that_the_first_look_was_ahead_of_all_end() {
+    let kernel = SimKernel::with_seed(5);
+    let parent = kernel.spawn().unwrap();
+    let pid = kernel.fork(parent).unwrap();
+    let probe = FaultyProbe::new(&kernel).after_listing(move |kernel| {
+        for code in 1..=3 {
+            kernel.exit_group(pid.leader(), code).unwrap();
+            kernel.reap(pid).unwrap();
+            kernel.set_next_pid(pid).unwrap();
+            assert_eq!(kernel.fork(parent).unwrap(), pid);
+        }
+    });
+    let hub = hub_probing(&kernel, probe).await;
+    let mut host = subscribe(&hub, Filter::host()).await;
+    idle().await;
+    kernel.exit_group(pid.leader(), 4).unwrap();
+    let seen = exits(&drain(&mut host).await);
+    let raws: Vec<_> = seen
+        .iter()
+        .map(|(_, raw)| raw.map(|raw| raw >> 8))
+        .collect();
+    assert_eq!(raws, [1, 2, 3, 4].map(Some));
 }
