@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use futures::poll;
 use kmonitor::source::{Reach, Refusal, Scope, StartErrorKind};
 use kmonitor::{
-    EventMask, Filter, Hub, OpenError, Pid, SourceKind, Status, StatusSource, SubscribeError,
+    EventKind, EventMask, Filter, Hub, OpenError, Pid, SourceKind, Status, StatusSource,
+    SubscribeError,
 };
 use kmonitor_tests::{HeldPid, Rng, in_unshare, run_as_nobody, spawn_with_pid};
 
@@ -186,11 +187,20 @@ fn no_process_of_another_pid_namespace_is_believed() {
                 spawn_with_pid(pid, number as u8).unwrap();
             }
             // Until the last one was told of: out here they are.
-            let mut told = 0;
-            while told < STRANGERS {
+            let mut told = Vec::new();
+            while told.len() < STRANGERS as usize {
                 let event = next(&mut stream).await;
-                told += u32::from(event.pid().is_some_and(|it| it.as_raw() == pid));
+                match event.kind {
+                    EventKind::Exit(status) if event.pid().unwrap().as_raw() == pid => {
+                        told.push(status.raw());
+                    }
+                    _ => {}
+                }
             }
+            // Of the first, who was there before, it may be unknown.
+            assert_eq!(told[0].unwrap_or(3 << 8), 3 << 8);
+            let codes = (1..STRANGERS).map(|number| Some(i32::from(number as u8) << 8));
+            assert!(told.drain(1..).eq(codes), "each owner of the pid its own");
         });
         other.say("they ended");
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kmonitor_event::{Event, EventKind, Exit, Pid, ProcessKey, Status, Tid, Timestamp};
 use kmonitor_source::{HeldState, ProcessState};
 
-use super::process::{Death, Dying, Ghost, Process};
+use super::process::{Codes, Death, Dying, Ghost, Process};
 use super::{Cx, Sink, Tracker};
 
 impl Tracker {
@@ -172,6 +172,10 @@ impl Tracker {
         let Some(dying) = process.dying else {
             return;
         };
+        if process.only_if_told && process.codes() == Codes::None {
+            self.left(pid);
+            return;
+        }
         if process.leaves_ghost() {
             self.ghosts
                 .entry(pid)
@@ -232,13 +236,13 @@ impl Tracker {
         process.task_exited(tid, code);
         process.died_at(time);
         let key = process.key;
-        let told_out = process.is_told_out();
+        let ends = process.ends_with(tid);
         if !tid.is_leader_of(pid) {
             let status = ExitStatus::from_raw(code);
             let kind = EventKind::ThreadExit { tid, status };
             cx.sink.event(&Event::new(time, Some(key), kind));
         }
-        if told_out {
+        if ends {
             self.settle_from_reports(key, cx);
         }
         true

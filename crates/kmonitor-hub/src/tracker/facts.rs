@@ -223,6 +223,26 @@ impl Tracker {
         }
     }
 
+    /// It was listed and is gone: its report is still to be read, and perhaps after
+    /// the birth of a new owner; or it was a zombie, and none will come.
+    pub(super) fn await_report(&mut self, pid: Pid, cx: &mut Cx<'_, impl Sink>) {
+        let Some(mut process) = self.current.remove(pid) else {
+            return;
+        };
+        let deadline = cx.now.elapsed.saturating_add(self.config.status_grace);
+        process.only_if_told = true;
+        process.dying = Some(Dying {
+            death: Death {
+                time: cx.now.stamp,
+                inferred: false,
+                reaped: true,
+            },
+            deadline,
+        });
+        self.deadlines.push_back((deadline, process.key));
+        self.parked.entry(pid).or_default().push(process);
+    }
+
     /// A pid has a new owner, so the old one is dead, and its last exit report
     /// may still be on its way.
     pub(super) fn supersede(&mut self, pid: Pid, cx: &mut Cx<'_, impl Sink>) {
@@ -311,8 +331,17 @@ impl Tracker {
                 self.die(pid, death, Some(status), cx);
             }
         } else if told_out || of_before_exec || !process.threads.complete {
+            let codes = process.codes();
             match self.look(pid, told_out, of_before_exec, cx.probe) {
-                Ok(ProcessState::Alive) => {}
+                Ok(ProcessState::Alive) => {
+                    if let Some(process) = self.current.get_mut(pid)
+                        && !told_out
+                        && process.threads.contains(tid, pid)
+                    {
+                        // Who was told to have ended is there again.
+                        process.lives_on_after(codes);
+                    }
+                }
                 // A straggler of a process that was told, or never known.
                 Ok(_) if unheard_of && !leader => self.remove_current(pid),
                 Ok(state) => self.bury(pid, state, time, false, cx),

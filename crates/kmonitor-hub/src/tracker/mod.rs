@@ -342,6 +342,7 @@ impl Tracker {
                 Ok(state) => match doubt {
                     Doubt::Loss => self.bury(pid, state, cx.now.stamp, true, cx),
                     Doubt::NotSeen => self.bury(pid, state, cx.now.stamp, false, cx),
+                    Doubt::NewToUs if state == ProcessState::Gone => self.await_report(pid, cx),
                     // Dead before we listened, or its report is still to be read.
                     Doubt::NewToUs => self.remove_current(pid),
                 },

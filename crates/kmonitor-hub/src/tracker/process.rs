@@ -39,6 +39,9 @@ pub(super) struct Process {
     /// for by pid alone, at this time, because of a report that may have been old.
     pub(super) bound_at: Option<Timestamp>,
     pub(super) held: Option<Box<dyn HeldProcess>>,
+    /// Dead, and nobody knows whether that was told before we listened: its end is
+    /// told only if a report of it comes.
+    pub(super) only_if_told: bool,
     /// Set while the process is known to be dead and its status is not settled.
     pub(super) dying: Option<Dying>,
 }
@@ -105,6 +108,7 @@ impl Process {
             found_at: None,
             bound_at: None,
             held: None,
+            only_if_told: false,
             dying: None,
         }
     }
@@ -173,7 +177,19 @@ impl Process {
     pub(super) fn lives_on_or_was_replaced(&mut self) {
         let words = self.codes();
         self.execed();
+        self.lives_on_after(words);
+    }
+
+    /// As [`lives_on_or_was_replaced`](Self::lives_on_or_was_replaced), where whoever
+    /// lives was looked at already.
+    pub(super) fn lives_on_after(&mut self, words: Codes) {
+        self.set_codes(Codes::None);
         self.past = Some(Box::new(Past::LastWords(words)));
+    }
+
+    /// Whether an exit report of this task is its last, as far as can be known.
+    pub(super) fn ends_with(&self, tid: Tid) -> bool {
+        self.is_told_out() || self.only_if_told && tid.is_leader_of(self.key.pid())
     }
 
     /// What its tasks have ended with since its last exec.

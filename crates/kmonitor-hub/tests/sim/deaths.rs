@@ -287,3 +287,35 @@ async fn owners_of_a_pid_that_the_first_look_was_ahead_of_all_end() {
         .collect();
     assert_eq!(raws, [1, 2, 3, 4].map(Some));
 }
+
+/// It was listed, and gone when it was looked at. Once its report was taken for the
+/// next owner's of its pid, that one's for the next, and so on.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_one_who_was_listed_is_not_the_next_owners() {
+    let kernel = SimKernel::with_seed(5);
+    let parent = kernel.spawn().unwrap();
+    let pid = kernel.fork(parent).unwrap();
+    let probe = FaultyProbe::new(&kernel).after_listing(move |kernel| {
+        kernel.hold_exits(true);
+        kernel.exit_group(pid.leader(), 1).unwrap();
+        kernel.reap(pid).unwrap();
+    });
+    let hub = hub_probing(&kernel, probe).await;
+    let mut host = subscribe(&hub, Filter::host()).await;
+    for code in 2..=3 {
+        kernel.set_next_pid(pid).unwrap();
+        assert_eq!(kernel.fork(parent).unwrap(), pid);
+        if code == 2 {
+            kernel.hold_exits(false);
+            kernel.settle();
+        }
+        kernel.exit_group(pid.leader(), code).unwrap();
+        kernel.reap(pid).unwrap();
+    }
+    let seen = exits(&drain(&mut host).await);
+    let raws: Vec<_> = seen
+        .iter()
+        .map(|(_, raw)| raw.map(|raw| raw >> 8))
+        .collect();
+    assert_eq!(raws, [None, Some(2), Some(3)]);
+}
