@@ -21,6 +21,7 @@ mod replay;
 mod restricted;
 mod signal;
 mod sources;
+mod stress;
 mod thread_groups;
 mod tree;
 mod world;

@@ -9,6 +9,8 @@ pub(crate) struct ConnectorSocket {
     pub(crate) port: u32,
     /// The multicast groups it is in: bit 0 is that of process events.
     pub(crate) groups: u32,
+    /// How many messages the kernel could not queue to it.
+    pub(crate) drops: u64,
 }
 
 /// All of this process, whichever hub's they are.
@@ -17,13 +19,14 @@ pub(crate) fn own_connector_sockets() -> Vec<ConnectorSocket> {
     let table = std::fs::read_to_string("/proc/self/net/netlink").unwrap();
     let parse = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, protocol, port, groups, .., inode] = fields[..] else {
+        let [_, protocol, port, groups, .., drops, inode] = fields[..] else {
             panic!("a line of /proc/net/netlink: {line:?}");
         };
         let ours = protocol.parse() == Ok(CONNECTOR) && mine.contains(&inode.to_owned());
         ours.then(|| ConnectorSocket {
             port: port.parse().unwrap(),
             groups: u32::from_str_radix(groups, 16).unwrap(),
+            drops: drops.parse().unwrap(),
         })
     };
     table.lines().skip(1).filter_map(parse).collect()

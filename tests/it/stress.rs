@@ -1,0 +1,166 @@
+//! When everything goes wrong at once: a reader that was stopped in a storm.
+
+use std::collections::HashMap;
+
+use kmonitor::{
+    Event, EventKind, EventMask, Filter, Hub, LossOrigin, Pid, SourceKind, Status, Subscription,
+    UnknownReason,
+};
+use kmonitor_tests::{Hazard, Scenario};
+
+use crate::HAZARD;
+use crate::elsewhere::alone;
+use crate::netlink::own_connector_sockets;
+use crate::patience::{next, soon};
+
+const WATCHED: usize = 1000;
+/// Each a fork and an exit: more than the largest queue holds.
+const STORM: usize = 100_000;
+
+#[test]
+#[ignore = "needs the proc connector, and minutes on a slow machine"]
+fn a_reader_stopped_in_a_storm_counts_its_loss_and_misses_no_exit() {
+    alone(
+        "stress::a_reader_stopped_in_a_storm_counts_its_loss_and_misses_no_exit",
+        || on_one_thread(Holds::None),
+    );
+}
+
+/// What pidfds buy: the status of who died and was reaped within the loss.
+#[test]
+#[ignore = "needs the proc connector, and minutes on a slow machine"]
+fn with_held_pidfds_a_stopped_reader_knows_every_status() {
+    alone(
+        "stress::with_held_pidfds_a_stopped_reader_knows_every_status",
+        || on_one_thread(Holds::All),
+    );
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    None,
+    All,
+}
+
+fn drops() -> u64 {
+    own_connector_sockets()
+        .iter()
+        .map(|socket| socket.drops)
+        .sum()
+}
+
+/// Of the kernel's, all counted.
+fn lost(event: &Event) -> u64 {
+    match event.kind {
+        EventKind::Lost(lost) if lost.origin == LossOrigin::Kernel => lost.count.unwrap(),
+        _ => 0,
+    }
+}
+
+async fn on_one_thread(holds: Holds) {
+    let run = move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        runtime.block_on(stopped_in_a_storm(holds));
+    };
+    tokio::task::spawn_blocking(run).await.unwrap();
+}
+
+async fn stopped_in_a_storm(holds: Holds) {
+    // The hub runs on this thread: while that waits for the storm to be over,
+    // nothing is read, as if the program had got SIGSTOP.
+    let builder = Hub::builder()
+        .only(SourceKind::Connector)
+        .on_current_runtime();
+    let hub = match holds {
+        Holds::None => builder.holds_max(None),
+        Holds::All => builder,
+    };
+    let hub = hub.open().await.unwrap();
+    let mut watched = Hazard::new(HAZARD, Scenario::Plain)
+        .count(WATCHED)
+        .concurrency(WATCHED)
+        .hold()
+        .timeout_s(300)
+        .start()
+        .unwrap();
+    let pids = watched.pids().unwrap();
+    let pids: Vec<Pid> = pids.into_iter().filter_map(Pid::new).collect();
+    let mut watches = Vec::new();
+    for pid in &pids {
+        watches.push(hub.watch(*pid).await.unwrap());
+    }
+    let named = Filter::pids(pids.iter().copied()).events(EventMask::EXIT);
+    let mut named = hub.subscribe(named).await.unwrap();
+    let host = Filter::host().events(EventMask::FORK);
+    let mut host = hub.subscribe(host).await.unwrap();
+    if holds == Holds::All {
+        assert_eq!(hub.stats().await.unwrap().held, WATCHED);
+    }
+
+    kmonitor_tests::storm(HAZARD, STORM / 2).unwrap();
+    watched.release().unwrap();
+    kmonitor_tests::storm(HAZARD, STORM / 2).unwrap();
+    let truth = watched.finish_map().unwrap();
+
+    let mut unknown = 0;
+    for watch in watches {
+        let exit = soon("an exit", watch).await.unwrap();
+        unknown += usize::from(!agrees(exit.process.pid(), exit.status, &truth));
+    }
+    let told = told_of(&mut named, &truth).await;
+    assert_eq!(told.exits, WATCHED, "each once");
+    // Until all is read the kernel goes on dropping whatever happens on the host.
+    let dropped = drops();
+    assert!(dropped > 10_000, "no storm for this queue: {dropped}");
+    assert_eq!(told.lost, dropped, "in the stream of some");
+    // Its own queue overflowed too, which the kernel's losses are not part of.
+    let mut host_lost = 0;
+    while host_lost < dropped {
+        host_lost += lost(&next(&mut host).await);
+    }
+    assert_eq!(host_lost, dropped, "in the host's stream");
+    assert_eq!(drops(), dropped, "the storm is over");
+    let stats = hub.stats().await.unwrap();
+    assert_eq!(stats.lost_by_kernel, dropped);
+    assert_eq!((stats.watches, stats.losses_uncounted), (0, 0));
+    eprintln!("of {WATCHED} statuses {unknown} unknown, of {dropped} lost events none uncounted");
+    match holds {
+        Holds::All => assert_eq!(unknown, 0),
+        Holds::None => assert!(unknown > 0, "no exit was lost: this tested nothing"),
+    }
+}
+
+/// Whether a status is known: then it is what the parent was told.
+fn agrees(pid: Pid, status: Status, truth: &HashMap<i32, i32>) -> bool {
+    match status {
+        Status::Unknown(UnknownReason::EventLost) => false,
+        known => {
+            assert_eq!(known.raw(), truth.get(&pid.as_raw()).copied(), "{pid}");
+            true
+        }
+    }
+}
+
+struct Told {
+    exits: usize,
+    lost: u64,
+}
+
+async fn told_of(named: &mut Subscription, truth: &HashMap<i32, i32>) -> Told {
+    let mut seen = HashMap::new();
+    let mut sum = 0;
+    while let Some(event) = soon("the end of the stream", named.next()).await {
+        sum += lost(&event);
+        if let EventKind::Exit(status) = event.kind {
+            let pid = event.pid().unwrap();
+            let known = agrees(pid, status, truth);
+            assert!(known || event.inferred, "{event}");
+            assert_eq!(seen.insert(pid, known), None, "ended twice: {event}");
+        }
+    }
+    Told {
+        exits: seen.len(),
+        lost: sum,
+    }
+}
