@@ -223,6 +223,7 @@ impl Tracker {
         pid: Pid,
         tid: Tid,
         code: i32,
+        parent: Option<Pid>,
         time: Timestamp,
         cx: &mut Cx<'_, impl Sink>,
     ) -> bool {
@@ -230,7 +231,7 @@ impl Tracker {
             return false;
         };
         let mut parked = parked.iter_mut();
-        let Some(process) = parked.find(|p| p.threads.contains(tid, pid)) else {
+        let Some(process) = parked.find(|p| p.may_have_told(tid, parent, time)) else {
             return false;
         };
         process.task_exited(tid, code);

@@ -209,7 +209,7 @@ impl Tracker {
                 }
                 return;
             } else {
-                self.supersede(child, cx);
+                self.supersede(child, Some(time), cx);
             }
         }
         let key = known.unwrap_or_else(|| self.new_key(child));
@@ -245,11 +245,17 @@ impl Tracker {
 
     /// A pid has a new owner, so the old one is dead, and its last exit report
     /// may still be on its way.
-    pub(super) fn supersede(&mut self, pid: Pid, cx: &mut Cx<'_, impl Sink>) {
+    pub(super) fn supersede(
+        &mut self,
+        pid: Pid,
+        next_born: Option<Timestamp>,
+        cx: &mut Cx<'_, impl Sink>,
+    ) {
         let Some(mut process) = self.current.remove(pid) else {
             return;
         };
         let key = process.key;
+        process.replaced_at = next_born;
         if process.unbind_if_unproven() {
             self.holds -= 1;
         }
@@ -289,7 +295,7 @@ impl Tracker {
     ) {
         // Both are empty, nearly always.
         if !self.ghosts.is_empty() && self.ghost_task_exited(pid, tid)
-            || !self.parked.is_empty() && self.parked_task_exited(pid, tid, code, time, cx)
+            || !self.parked.is_empty() && self.parked_task_exited(pid, tid, code, parent, time, cx)
         {
             return;
         }

@@ -189,7 +189,7 @@ impl Tracker {
             process.key = process.key.with_inode(identity.inode());
             return process.key;
         }
-        self.supersede(pid, cx);
+        self.supersede(pid, None, cx);
         let key = self.new_key(pid).with_inode(identity.inode());
         let mut process = Process::found(key, Some(identity));
         process.found_at = Some(cx.now.stamp);

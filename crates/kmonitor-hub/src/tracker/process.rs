@@ -39,6 +39,8 @@ pub(super) struct Process {
     /// for by pid alone, at this time, because of a report that may have been old.
     pub(super) bound_at: Option<Timestamp>,
     pub(super) held: Option<Box<dyn HeldProcess>>,
+    /// When the next owner of its pid was born: it was reaped before.
+    pub(super) replaced_at: Option<Timestamp>,
     /// Dead, and nobody knows whether that was told before we listened: its end is
     /// told only if a report of it comes.
     pub(super) only_if_told: bool,
@@ -108,6 +110,7 @@ impl Process {
             found_at: None,
             bound_at: None,
             held: None,
+            replaced_at: None,
             only_if_told: false,
             dying: None,
         }
@@ -185,6 +188,16 @@ impl Process {
     pub(super) fn lives_on_after(&mut self, words: Codes) {
         self.set_codes(Codes::None);
         self.past = Some(Box::new(Past::LastWords(words)));
+    }
+
+    /// Whether an exit report can be one of a task of this former owner. Of who was
+    /// reaped when it was stamped the kernel names no parent any more
+    /// (`proc_exit_connector()`, `drivers/connector/cn_proc.c`): what names one, and
+    /// is younger than the next owner, is that one's, though it came first.
+    pub(super) fn may_have_told(&self, tid: Tid, parent: Option<Pid>, time: Timestamp) -> bool {
+        let pid = self.key.pid();
+        let younger = self.replaced_at.is_some_and(|at| time >= at);
+        self.threads.contains(tid, pid) && !(younger && parent.is_some() && tid.is_leader_of(pid))
     }
 
     /// Whether an exit report of this task is its last, as far as can be known.
@@ -525,6 +538,21 @@ mod tests {
 
     fn tid(raw: i32) -> Tid {
         Tid::new(raw).unwrap()
+    }
+
+    #[test]
+    fn what_names_a_parent_after_the_next_birth_is_the_next_owners() {
+        let at = Timestamp::from_nanos;
+        let mut process = process();
+        let parent = Pid::new(1);
+        assert!(process.may_have_told(tid(10), parent, at(9)));
+        process.replaced_at = Some(at(5));
+        assert!(process.may_have_told(tid(10), None, at(9)));
+        assert!(process.may_have_told(tid(10), parent, at(4)));
+        assert!(!process.may_have_told(tid(10), parent, at(9)));
+        // Of other threads no parent is ever named, and none tells anything.
+        process.thread_created(tid(11));
+        assert!(process.may_have_told(tid(11), None, at(9)));
     }
 
     #[test]
