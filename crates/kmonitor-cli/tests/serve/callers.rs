@@ -149,7 +149,10 @@ fn a_caller_killed_in_the_middle_of_a_call_harms_nobody() {
     let server = place.serve(&[]);
     let (mut hand, fd) = server.caller();
     let target = Target::exiting_with(0);
-    server.signal("-STOP");
+    // From the first close on, none waits for the server.
+    let second = hand.open(&place.device()).unwrap();
+    hand.call(&format!("close {second}")).unwrap();
+    server.pause();
     hand.say(&format!(
         "ioctl {fd} {REGISTER} {} {EXIT} {SIGRTMIN}",
         target.pid()

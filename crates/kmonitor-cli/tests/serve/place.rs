@@ -42,7 +42,7 @@ fn one_place_has_one_server() {
     let link = place.path().join("link");
     symlink(place.path(), &link).unwrap();
     refused(&link.join("kmonitor"), "served already by another");
-    server.signal("-STOP");
+    server.pause();
     refused(&place.device(), "does not answer");
     server.signal("-CONT");
     assert_eq!(server.stop().code, Some(0));

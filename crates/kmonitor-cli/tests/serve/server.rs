@@ -101,6 +101,18 @@ impl Server {
         assert!(status.success());
     }
 
+    /// Stops it, all its threads: none reads a request any more.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+        until("all its threads are stopped", || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            tasks.flatten().all(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat"));
+                stat.is_ok_and(|stat| stat.contains(") T "))
+            })
+        });
+    }
+
     /// Ends it as a service manager does, and returns what it said.
     pub(crate) fn stop(mut self) -> Finished {
         self.signal("-TERM");

@@ -209,9 +209,12 @@ impl<R: Registry> Filesystem for Server<R> {
         });
     }
 
-    /// One of the descriptors of a file was closed; others may be left.
+    /// One of the descriptors of a file was closed; others may be left. Nothing
+    /// is to be done, and after this answer the kernel asks no more: so `close`
+    /// and a dying process wait for no server, not even for one that is stopped
+    /// (`fuse_flush` waits uninterruptibly).
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
+        reply.error(Answer::ENOSYS);
     }
 
     /// The last one was closed. The kernel does not wait for this.
