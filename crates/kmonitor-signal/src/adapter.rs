@@ -4,10 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kmonitor_event::{EventMask, Pid, ProcessRef};
-use kmonitor_hub::{Hub, Watch as HubWatch};
+use kmonitor_event::{EventMask, ProcessRef};
+use kmonitor_hub::Hub;
 use kmonitor_pidfd::Pidfd;
-use kmonitor_source::WatchError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{DeregisterError, RegisterError};
@@ -312,20 +311,21 @@ impl Line {
         }
         // Done here and not by the task, so that many of these go on at a time.
         let monitor = Candidate::new(monitor)?;
-        // While it is there: it may end before it is watched.
+        // While it is there: it may end before it is watched. Whether it may have
+        // ended, the task knows: it may have told of its birth.
         let real_uid = procfs::real_uid(target);
         let registration = Registration {
             session,
             target_gone,
-            monitor,
             target,
-            watch: self.watch(target, target_gone).await?,
+            watch: self.hub.watch(target).await,
             real_uid,
             events,
             signal,
         };
         let (reply, answer) = oneshot::channel();
         let command = Command::Register {
+            monitor: Box::new(monitor),
             registration: Box::new(registration),
             reply,
         };
@@ -335,26 +335,6 @@ impl Line {
         answer
             .await
             .unwrap_or_else(|_| Err(RegisterError::closed(self.why_closed())))
-    }
-
-    /// Who the target is, and a value that will say for certain that it ended.
-    async fn watch(
-        &self,
-        target: ProcessRef,
-        target_gone: TargetGone,
-    ) -> Result<Result<HubWatch, Pid>, RegisterError> {
-        match self.hub.watch(target).await {
-            Ok(watch) => Ok(Ok(watch)),
-            Err(error) if error.is_gone() => match target_gone {
-                TargetGone::Accept => Ok(Err(target.pid)),
-                TargetGone::Refuse => Err(RegisterError::NoSuchTarget {
-                    target,
-                    source: Box::new(error),
-                }),
-            },
-            Err(WatchError::HubClosed { reason }) => Err(RegisterError::closed(reason)),
-            Err(source) => Err(RegisterError::Target { target, source }),
-        }
     }
 
     async fn deregister(

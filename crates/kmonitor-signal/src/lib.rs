@@ -29,6 +29,7 @@ mod adapter;
 pub mod device;
 mod disposition;
 mod error;
+mod memory;
 mod monitor;
 mod outbox;
 mod procfs;
