@@ -297,14 +297,15 @@ impl Task {
         registration: Registration,
     ) -> Result<(), RegisterError> {
         let session = registration.session;
+        // What has happened by now is no news to who registers now. Not later than
+        // this: whose last target has ended is let go of.
+        self.catch_up();
         self.check_room(session)?;
         let monitor = match self.by_identity.get(&monitor.key()) {
             Some(known) => *known,
             None => self.adopt(monitor)?,
         };
         let place = Place { session, monitor };
-        // What has happened by now is no news to who registers now.
-        self.catch_up();
         let held = self.held(place, &registration);
         let registered = if held.is_empty() {
             self.register_present(place, registration).await
