@@ -470,3 +470,6 @@ fn count_down<K: std::hash::Hash + Eq>(counts: &mut FxHashMap<K, usize>, key: K)
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
