@@ -60,6 +60,27 @@ const ENDED: &str = "the hub was closed, or the adapter's runtime has ended";
 /// [`stats`](Self::stats) and logged. Events that the kernel or the hub lost are
 /// counted there too; ends of targets are told whatever was lost.
 ///
+/// # Following a tree
+/// A monitor that is told of a `FORK` can register the new process, and so on. Being
+/// told and registering take most of a millisecond, so what a new process does is
+/// remembered for those who were told of its birth: registering it tells them first
+/// what it has done since, of the events asked for, in order. So a monitor that
+/// registers all that it is told of sees every process, its `FORK` before anything
+/// else of it, and each event once, however deep the tree and short the lives. The
+/// registration is of the process that was told of, even if that has ended by then,
+/// or another has its pid; where several had it in turn, of all of them.
+///
+/// * It has 2 seconds to register, from the signal on (or from when it had room).
+///   Later, and for whom it was not told of, a registration is of the present only.
+/// * 16 384 processes and 65 536 events are remembered, of them 8192 processes for
+///   one monitor of one session, and 4096 events of one process. What exceeds that
+///   is counted in [`stats`](Self::stats) (`forgotten`) and logged.
+/// * `ABORT` and `EXIT` of a process wait until the monitor has registered those of
+///   its tree that it was told of and that did something before that end: for 0.2
+///   seconds after it was told or last registered one, at most. So a follower that
+///   stops with the first process has been told of all the others.
+/// * What the kernel or the hub lost is not remembered either.
+///
 /// # What it cannot do
 /// The kernel names no creator of a thread, so `THREAD_CREATE` is of the
 /// process. `si_uid` of a process that changed its uid while events were lost may

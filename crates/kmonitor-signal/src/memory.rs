@@ -428,11 +428,11 @@ impl Memory {
             // Nothing is left to wake up for.
             self.due.clear();
         }
-        count_down(&mut self.places, place);
+        count_down(&mut self.places, &place);
         if !self.places.contains_key(&place) {
             self.answers.remove(&place);
         }
-        count_down(&mut self.monitors, place.monitor);
+        count_down(&mut self.monitors, &place.monitor);
         true
     }
 
@@ -462,11 +462,11 @@ impl Memory {
     }
 }
 
-fn count_down<K: std::hash::Hash + Eq>(counts: &mut FxHashMap<K, usize>, key: K) {
-    if let Some(count) = counts.get_mut(&key) {
+fn count_down<K: std::hash::Hash + Eq>(counts: &mut FxHashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {
-            counts.remove(&key);
+            counts.remove(key);
         }
     }
 }

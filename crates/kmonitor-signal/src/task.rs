@@ -239,7 +239,18 @@ impl Task {
         self.counters.monitors.set(self.monitors.len());
         self.counters.targets.set(self.live.len());
         self.counters.remembered.set(self.memory.len());
-        self.counters.forgotten.store(self.memory.forgotten());
+        let (before, forgotten) = (self.counters.forgotten.get(), self.memory.forgotten());
+        if forgotten > before {
+            let more = forgotten - before;
+            tracing::debug!(
+                more,
+                "no room to remember what those did who are not registered"
+            );
+            if before == 0 {
+                tracing::warn!("monitors are told of more births than they register in time");
+            }
+        }
+        self.counters.forgotten.store(forgotten);
         let idle = self.registry.records() == 0 && waiting == 0;
         self.idle
             .send_if_modified(|was| std::mem::replace(was, idle) != idle);
