@@ -91,7 +91,8 @@ impl Task {
             return;
         };
         let aborted = status.known().is_some_and(|it| it.signal().is_some());
-        for record in self.registry.end(subject) {
+        let records = self.registry.end(subject);
+        for record in &records {
             let events = [EventMask::ABORT, EventMask::EXIT].into_iter();
             let events = events.filter(|it| record.events.contains(*it));
             let dues = events.filter(|it| aborted || *it != EventMask::ABORT);
@@ -103,9 +104,11 @@ impl Task {
                 event,
                 signal: record.signal,
             });
-            let place = record.place();
-            self.tell_end(place, live.tree, at, dues.collect());
-            self.retire(place.monitor);
+            self.tell_end(record.place(), live.tree, at, dues.collect());
+        }
+        // Only now: some are told twice, for two sessions.
+        for record in records {
+            self.retire(record.monitor);
         }
     }
 
