@@ -9,9 +9,9 @@
  * `gone PID` for one that had ended before it could be registered. Exits with 0
  * when all that it knows of have ended, 1 on an error, 2 on wrong usage.
  *
- * What the interface of 2004 cannot do: a process that forks and ends before
- * its parent's monitor has registered it is seen; what it created is not. The
- * stream that `kmonitor trace --tree` reads has no such gap.
+ * Between a fork and the REGISTER that answers it a process can create others and
+ * end. In 2004 those were missed. `kmonitor serve` remembers for 2 seconds what a
+ * process did whose birth it told, and tells it after the REGISTER.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
@@ -61,8 +61,8 @@ static int follow(pid_t pid)
 	}
 	if (ioctl(device_fd, KMONITOR_IOW_REGISTER, &cmd) < 0)
 		return fail("REGISTER");
-	/* REGISTER does not ask whether it exists. One that has gone since is told
-	 * of; one that had gone before is not, and nobody can tell which it was. */
+	/* REGISTER does not ask whether it exists. One that has gone is told of all
+	 * the same if its fork was told; if not, nobody can tell. */
 	if (kill(pid, 0) < 0 && errno == ESRCH) {
 		printf("gone %d\n", (int)pid);
 		return 0;

@@ -29,6 +29,9 @@ mod world;
 /// The program that forces the hazards.
 const HAZARD: &str = env!("CARGO_BIN_EXE_hazard");
 
+/// The program whose processes each create the next.
+const CHAIN: &str = env!("CARGO_BIN_EXE_chain");
+
 /// The program that does what a test says.
 const PUPPET: &str = env!("CARGO_BIN_EXE_puppet");
 

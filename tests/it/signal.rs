@@ -1,6 +1,7 @@
 //! Monitors in other programs are told of targets' events by signals: what
 //! arrives there is what happened, and nobody else is told.
 
+mod followers;
 mod identity;
 mod pressure;
 mod refusals;

@@ -7,6 +7,7 @@
 //! * [`driver`]: starts `hazard` from a test and speaks its protocol;
 //! * [`puppets`]: processes that do what a test says, and [`puppet`], their
 //!   program;
+//! * [`chain`]: processes that each create the next and end at once;
 //! * [`listener`]: a monitor that says which signals it got;
 //! * [`restricted`]: without `pidfd_open`;
 //! * [`reuse`]: a child with exactly the pid one wants;
@@ -14,6 +15,7 @@
 //! * [`rng`]: a seeded generator whose seed is printed.
 #![deny(unsafe_code)]
 
+pub mod chain;
 pub mod driver;
 pub mod hazard;
 pub mod isolation;

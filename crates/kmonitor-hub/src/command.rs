@@ -27,13 +27,19 @@ pub(crate) enum Command {
     Add {
         id: SubscriptionId,
         process: ProcessRef,
-        follow: bool,
+        follow: Follow,
         reply: Reply<Result<(), SubscribeError>>,
     },
     Remove {
         id: SubscriptionId,
         process: ProcessRef,
         reply: Reply<Result<bool, SubscribeError>>,
+    },
+    Narrow {
+        id: SubscriptionId,
+        processes: Vec<ProcessKey>,
+        to: Narrow,
+        reply: Reply<Result<(), SubscribeError>>,
     },
     SetMask {
         id: SubscriptionId,
@@ -52,6 +58,25 @@ pub(crate) enum Command {
     Close {
         reply: Reply<()>,
     },
+}
+
+/// Which relatives of a process are added with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follow {
+    Nobody,
+    /// Those that descend from it from now on.
+    Births,
+    /// All its descendants.
+    Tree,
+}
+
+/// What becomes of members that are wanted less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Narrow {
+    /// They leave.
+    Out,
+    /// Their children from now on are none.
+    Childless,
 }
 
 /// What was dropped and not swept up yet: handles say so here, without waiting.

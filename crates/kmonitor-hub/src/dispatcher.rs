@@ -402,10 +402,20 @@ impl Dispatcher {
 
     /// Says what of a process is wanted now, by name.
     pub(super) fn want(&mut self, key: ProcessKey, identity: kmonitor_source::Identity) {
+        self.want_as(key, Some(identity));
+    }
+
+    /// As [`want`](Self::want), of a process whose identity may never have been
+    /// needed.
+    pub(super) fn want_by_name(&mut self, key: ProcessKey) {
+        self.want_as(key, self.tracker.identity_of(key));
+    }
+
+    fn want_as(&mut self, key: ProcessKey, identity: Option<kmonitor_source::Identity>) {
         let caps = self.source.capabilities();
         let wanted = self.router.wanted_of(key);
         let events = (wanted | TRACKING) & caps.events;
-        self.interest.want(key, events, Some(identity));
+        self.interest.want(key, events, identity);
         self.interest_changed = true;
     }
 }

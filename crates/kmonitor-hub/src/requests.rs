@@ -10,7 +10,7 @@ use std::sync::Arc;
 use kmonitor_event::{EventMask, Pid, ProcessKey, ProcessRef};
 use kmonitor_source::{Identity, ProbeError, Scope, SourceError, WatchError};
 
-use crate::command::{Command, Reply, SubscriptionLease, WatchLease};
+use crate::command::{Command, Follow, Narrow, Reply, SubscriptionLease, WatchLease};
 use crate::dispatcher::{Dispatcher, Stop};
 use crate::error::SubscribeError;
 use crate::filter::{Filter, Subjects};
@@ -30,6 +30,8 @@ enum Request {
         members: Vec<(ProcessKey, Identity)>,
         /// Whether the subscription had it before.
         had: bool,
+        /// Whether its descendants are to be found.
+        scan: bool,
         reply: Reply<Result<(), SubscribeError>>,
     },
     SetMask {
@@ -70,6 +72,7 @@ impl Dispatcher {
                         id,
                         members,
                         had,
+                        scan: follow == Follow::Tree,
                         reply,
                     }),
                     Err(error) => answer(reply, Err(error)),
@@ -85,6 +88,15 @@ impl Dispatcher {
                 Command::Remove { id, process, reply } => {
                     let removed = self.remove(id, process);
                     answer(reply, Ok(removed));
+                }
+                Command::Narrow {
+                    id,
+                    processes,
+                    to,
+                    reply,
+                } => {
+                    self.narrow(id, &processes, to);
+                    answer(reply, Ok(()));
                 }
                 Command::SetMask { id, events, reply } => match self.set_mask(id, events) {
                     Ok(before) => requests.push(Request::SetMask { id, before, reply }),
@@ -128,11 +140,13 @@ impl Dispatcher {
                     id,
                     members,
                     had,
+                    scan,
                     reply,
                 } => {
                     let added = self.adopt_all(&listening, &members);
                     if added.is_ok() {
-                        followers.extend(self.roots_to_scan(id, &members));
+                        let roots = members.iter().filter(|_| scan);
+                        followers.extend(roots.map(|(key, _)| (id, *key)));
                     } else if !had {
                         for (key, _) in &members {
                             self.router.remove_member(id, *key);
@@ -201,6 +215,7 @@ impl Dispatcher {
             } => {
                 let membership = Membership {
                     follow: *follow,
+                    births_only: false,
                     forks_only: *descendants_only,
                     listed: false,
                 };
@@ -216,16 +231,20 @@ impl Dispatcher {
         &mut self,
         id: SubscriptionId,
         process: ProcessRef,
-        follow: bool,
+        follow: Follow,
     ) -> Result<(Vec<(ProcessKey, Identity)>, bool), SubscribeError> {
         if !self.router.contains(id) || self.router.is_host(id) {
             return Ok((Vec::new(), false));
         }
-        let scope = if follow { Scope::Tree } else { Scope::Named };
+        let scope = match follow {
+            Follow::Nobody => Scope::Named,
+            Follow::Births | Follow::Tree => Scope::Tree,
+        };
         let events = self.router.mask(id);
         self.source.capabilities().serve(scope, events)?;
         let membership = Membership {
-            follow,
+            follow: follow != Follow::Nobody,
+            births_only: follow == Follow::Births,
             forks_only: false,
             listed: false,
         };
@@ -347,6 +366,27 @@ impl Dispatcher {
         removed.fold(false, |any, had| any | had)
     }
 
+    fn narrow(&mut self, id: SubscriptionId, processes: &[ProcessKey], to: Narrow) {
+        if !self.router.contains(id) {
+            return;
+        }
+        for key in processes {
+            match to {
+                Narrow::Out => {
+                    self.router.remove_member(id, *key);
+                }
+                Narrow::Childless => {
+                    self.router.ignore_births(id, *key);
+                    if self.router.has_member(id, *key) {
+                        // Who was born into a tree was never asked for by name, and
+                        // the source may stop looking at all the others.
+                        self.want_by_name(*key);
+                    }
+                }
+            }
+        }
+    }
+
     /// Selects other events. Those before.
     fn set_mask(
         &mut self,
@@ -374,8 +414,9 @@ impl Dispatcher {
     fn want_all(&mut self, id: SubscriptionId) {
         let members: Vec<_> = self.router.members(id).collect();
         for key in members {
-            if let Some(identity) = self.tracker.identity_of(key) {
-                self.want(key, identity);
+            // Who was born into a tree is not wanted by name, unless it was let go of.
+            if self.tracker.identity_of(key).is_some() || self.interest.named(key).is_some() {
+                self.want_by_name(key);
             }
         }
     }

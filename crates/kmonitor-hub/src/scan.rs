@@ -170,6 +170,7 @@ impl Dispatcher {
         }
         let membership = Membership {
             follow: true,
+            births_only: false,
             forks_only: false,
             listed: true,
         };

@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures::Stream;
-use kmonitor_event::{Event, EventMask, ProcessRef};
+use kmonitor_event::{Event, EventMask, ProcessKey, ProcessRef};
 
-use crate::command::{Command, Line, SubscriptionLease};
+use crate::command::{Command, Follow, Line, Narrow, SubscriptionLease};
 use crate::error::{Closed, SubscribeError};
 
 /// The events that one [`Filter`](crate::Filter) selects, as a [`Stream`].
@@ -50,7 +50,7 @@ impl Subscription {
     /// # Cancel safety
     /// If dropped before it is ready, the process may or may not have been added.
     pub async fn add(&self, process: impl Into<ProcessRef>) -> Result<(), SubscribeError> {
-        self.add_inner(process.into(), false).await
+        self.add_inner(process.into(), Follow::Nobody).await
     }
 
     /// Adds a process and all its descendants.
@@ -61,10 +61,58 @@ impl Subscription {
     /// # Cancel safety
     /// As [`add`](Self::add).
     pub async fn add_tree(&self, process: impl Into<ProcessRef>) -> Result<(), SubscribeError> {
-        self.add_inner(process.into(), true).await
+        self.add_inner(process.into(), Follow::Tree).await
     }
 
-    async fn add_inner(&self, process: ProcessRef, follow: bool) -> Result<(), SubscribeError> {
+    /// Adds a process, and those that descend from it from now on: the children
+    /// that it has already stay out, and so does what descends from them. Nobody
+    /// looks for them, so this costs no more than [`add`](Self::add).
+    ///
+    /// # Errors
+    /// As [`add_tree`](Self::add_tree).
+    ///
+    /// # Cancel safety
+    /// As [`add`](Self::add).
+    pub async fn add_births(&self, process: impl Into<ProcessRef>) -> Result<(), SubscribeError> {
+        self.add_inner(process.into(), Follow::Births).await
+    }
+
+    /// Takes these very processes away, as [`remove`](Self::remove) does, but no
+    /// others that have or had their pids. Who is no member is no harm.
+    ///
+    /// # Errors
+    /// The hub is closed.
+    ///
+    /// # Cancel safety
+    /// If dropped before it is ready, it may or may not have happened.
+    pub async fn leave(&self, processes: Vec<ProcessKey>) -> Result<(), SubscribeError> {
+        self.narrow(processes, Narrow::Out).await
+    }
+
+    /// No longer makes the children of these processes members; they themselves
+    /// stay, and so do those that descended from them before.
+    ///
+    /// # Errors
+    /// The hub is closed.
+    ///
+    /// # Cancel safety
+    /// If dropped before it is ready, it may or may not have happened.
+    pub async fn ignore_births(&self, processes: Vec<ProcessKey>) -> Result<(), SubscribeError> {
+        self.narrow(processes, Narrow::Childless).await
+    }
+
+    async fn narrow(&self, processes: Vec<ProcessKey>, to: Narrow) -> Result<(), SubscribeError> {
+        let id = self.lease.id;
+        self.ask(|reply| Command::Narrow {
+            id,
+            processes,
+            to,
+            reply,
+        })
+        .await
+    }
+
+    async fn add_inner(&self, process: ProcessRef, follow: Follow) -> Result<(), SubscribeError> {
         let id = self.lease.id;
         self.ask(|reply| Command::Add {
             id,

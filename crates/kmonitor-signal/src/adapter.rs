@@ -4,10 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kmonitor_event::{EventMask, Pid, ProcessRef};
-use kmonitor_hub::{Hub, Watch as HubWatch};
+use kmonitor_event::{EventMask, ProcessRef};
+use kmonitor_hub::Hub;
 use kmonitor_pidfd::Pidfd;
-use kmonitor_source::WatchError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{DeregisterError, RegisterError};
@@ -60,6 +59,27 @@ const ENDED: &str = "the hub was closed, or the adapter's runtime has ended";
 /// again: up to 8192 wait for each monitor, and what exceeds these is counted in
 /// [`stats`](Self::stats) and logged. Events that the kernel or the hub lost are
 /// counted there too; ends of targets are told whatever was lost.
+///
+/// # Following a tree
+/// A monitor that is told of a `FORK` can register the new process, and so on. Being
+/// told and registering take most of a millisecond, so what a new process does is
+/// remembered for those who were told of its birth: registering it tells them first
+/// what it has done since, of the events asked for, in order. So a monitor that
+/// registers all that it is told of sees every process, its `FORK` before anything
+/// else of it, and each event once, however deep the tree and short the lives. The
+/// registration is of the process that was told of, even if that has ended by then,
+/// or another has its pid; where several had it in turn, of all of them.
+///
+/// * It has 2 seconds to register, from the signal on (or from when it had room).
+///   Later, and for whom it was not told of, a registration is of the present only.
+/// * 16 384 processes and 65 536 events are remembered, of them 8192 processes for
+///   one monitor of one session, and 4096 events of one process. What exceeds that
+///   is counted in [`stats`](Self::stats) (`forgotten`) and logged.
+/// * `ABORT` and `EXIT` of a process wait until the monitor has registered those of
+///   its tree that it was told of and that did something before that end: for 0.2
+///   seconds after it was told or last registered one, at most. So a follower that
+///   stops with the first process has been told of all the others.
+/// * What the kernel or the hub lost is not remembered either.
 ///
 /// # What it cannot do
 /// The kernel names no creator of a thread, so `THREAD_CREATE` is of the
@@ -312,20 +332,21 @@ impl Line {
         }
         // Done here and not by the task, so that many of these go on at a time.
         let monitor = Candidate::new(monitor)?;
-        // While it is there: it may end before it is watched.
+        // While it is there: it may end before it is watched. Whether it may have
+        // ended, the task knows: it may have told of its birth.
         let real_uid = procfs::real_uid(target);
         let registration = Registration {
             session,
             target_gone,
-            monitor,
             target,
-            watch: self.watch(target, target_gone).await?,
+            watch: self.hub.watch(target).await,
             real_uid,
             events,
             signal,
         };
         let (reply, answer) = oneshot::channel();
         let command = Command::Register {
+            monitor: Box::new(monitor),
             registration: Box::new(registration),
             reply,
         };
@@ -335,26 +356,6 @@ impl Line {
         answer
             .await
             .unwrap_or_else(|_| Err(RegisterError::closed(self.why_closed())))
-    }
-
-    /// Who the target is, and a value that will say for certain that it ended.
-    async fn watch(
-        &self,
-        target: ProcessRef,
-        target_gone: TargetGone,
-    ) -> Result<Result<HubWatch, Pid>, RegisterError> {
-        match self.hub.watch(target).await {
-            Ok(watch) => Ok(Ok(watch)),
-            Err(error) if error.is_gone() => match target_gone {
-                TargetGone::Accept => Ok(Err(target.pid)),
-                TargetGone::Refuse => Err(RegisterError::NoSuchTarget {
-                    target,
-                    source: Box::new(error),
-                }),
-            },
-            Err(WatchError::HubClosed { reason }) => Err(RegisterError::closed(reason)),
-            Err(source) => Err(RegisterError::Target { target, source }),
-        }
     }
 
     async fn deregister(

@@ -111,6 +111,28 @@ impl RegisterError {
         let reason = reason.into();
         Self::Closed { reason }
     }
+
+    pub(crate) fn watch(target: ProcessRef, error: WatchError) -> Self {
+        match error {
+            WatchError::HubClosed { reason } => Self::closed(reason),
+            error if error.is_gone() => Self::NoSuchTarget {
+                target,
+                source: Box::new(error),
+            },
+            source => Self::Target { target, source },
+        }
+    }
+
+    pub(crate) fn subscribe(target: ProcessRef, error: SubscribeError) -> Self {
+        match error {
+            SubscribeError::Closed { reason } => Self::closed(reason),
+            error if error.is_gone() => Self::NoSuchTarget {
+                target,
+                source: Box::new(error),
+            },
+            source => Self::Subscribe { target, source },
+        }
+    }
 }
 
 /// Why a registration could not be taken back.

@@ -16,6 +16,10 @@
 //! full (`outbox`, no I/O). The checks that a registration needs are made in its
 //! caller's task, so that the signals of others do not wait for them.
 //!
+//! While somebody wants the forks of a target, that subscription has all that is born
+//! below it from then on, and `memory` (no I/O) keeps what it does until those who
+//! were told of it have registered it.
+//!
 //! Identity is never a pid: targets are known by the hub's keys, monitors by
 //! their pidfds. The end of a target is a latched [`HubWatch`](kmonitor_hub::Watch)
 //! beside the stream, so it is told whatever the queues lost.
@@ -29,6 +33,7 @@ mod adapter;
 pub mod device;
 mod disposition;
 mod error;
+mod memory;
 mod monitor;
 mod outbox;
 mod procfs;

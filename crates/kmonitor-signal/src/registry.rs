@@ -40,6 +40,15 @@ impl Subject {
         Self { pid, incarnation }
     }
 
+    pub(crate) fn pid(self) -> Pid {
+        self.pid
+    }
+
+    /// The key of a process, as far as it is known here.
+    pub(crate) fn key(self) -> Option<ProcessKey> {
+        self.incarnation.map(|it| ProcessKey::new(self.pid, it))
+    }
+
     pub(crate) fn is_live(self) -> bool {
         self.incarnation.is_some()
     }
@@ -54,8 +63,17 @@ pub(crate) struct Record {
     pub(crate) signal: Signal,
 }
 
+impl Record {
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            session: self.session,
+            monitor: self.monitor,
+        }
+    }
+}
+
 /// Where a record would go.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Place {
     pub(crate) session: SessionId,
     pub(crate) monitor: MonitorId,
@@ -239,6 +257,19 @@ impl Registry {
         self.targets
             .get(&subject)
             .map_or(&[], |target| &target.records)
+    }
+
+    /// Whether one is to be told of a process.
+    pub(crate) fn has_record(&self, place: Place, subject: Subject) -> bool {
+        let owner = (place.session, place.monitor);
+        let subjects = self.owners.get(&owner);
+        subjects.is_some_and(|them| them.contains(&subject))
+    }
+
+    /// Whether anybody is to be told of this event of a process.
+    pub(crate) fn is_wanted(&self, subject: Subject, event: EventMask) -> bool {
+        let records = self.records_about(subject);
+        records.iter().any(|it| it.events.contains(event))
     }
 
     /// A process has ended: its records go.

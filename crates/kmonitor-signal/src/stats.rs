@@ -27,6 +27,12 @@ pub struct SignalStats {
     pub losses_uncounted: u64,
     /// Events that came faster than the adapter could take them.
     pub lost_by_adapter: u64,
+    /// Births and other events of processes that were not registered yet, for
+    /// which there was no room to be remembered.
+    pub forgotten: u64,
+    /// Processes that monitors were told of and have not registered, and what
+    /// descends from them: what they do is remembered.
+    pub remembered: u64,
     /// Registrations.
     pub records: u64,
     /// Processes that are told.
@@ -60,6 +66,8 @@ counters!(
     lost_by_kernel,
     losses_uncounted,
     lost_by_adapter,
+    forgotten,
+    remembered,
     records,
     monitors,
     targets
@@ -76,6 +84,10 @@ impl Counter {
 
     pub(crate) fn set(&self, value: usize) {
         self.0.store(value as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn store(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     pub(crate) fn add(&self, more: u64) {

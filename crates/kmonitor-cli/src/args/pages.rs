@@ -378,9 +378,21 @@ pub(crate) static SERVE: Page = Page {
              A process that ends by a signal is told by ABORT and then EXIT; in 2004 no ABORT\n\
              was ever sent. A full queue of signals is waited for, and what is lost is logged.\n\
              When the server is killed, open files fail with ENOTCONN, and tell nothing more.\n\
-             Being told and registering take some 0.3 ms each, not microseconds. Who follows\n\
-             a tree by registering each child misses what a child does before that, mostly its\n\
-             first forks; kmonitor trace --tree has no such gap.",
+             Being told and registering take some 0.3 ms each, not microseconds: see below.",
+        ),
+        (
+            "Following a tree",
+            "Who registers each child that PROCESS_FORK tells of misses nothing of it: what a\n\
+             child did since its birth is told when it is registered, in order and before\n\
+             anything later, also when it has ended and its pid is another's by then.\n\
+             A monitor has 2 seconds for that, from the signal of the birth on; what is\n\
+             registered later, or by another file or process, is told of from then on only.\n\
+             Remembered are 16384 processes, 8192 of them for one file and process, and 65536\n\
+             events, 4096 of them of one process; what exceeds that is logged.\n\
+             An ABORT or EXIT is told after what its process's descendants did before, as long\n\
+             as the monitor goes on registering those that it was told of: it waits up to 0.2\n\
+             seconds for each next one, also for a monitor that registers none of them.\n\
+             What the kernel or the server lost under load (the log says so) is not made up for.",
         ),
         (
             "Errors of ioctl",

@@ -21,6 +21,15 @@ impl Losses {
                  (RLIMIT_SIGPENDING)"
             );
         }
+        let forgotten = now.forgotten - before.forgotten;
+        if forgotten > 0 {
+            tracing::warn!(
+                forgotten,
+                remembered = now.remembered,
+                "events of newborn processes were not remembered: monitors are told of more \
+                 births than they register in time"
+            );
+        }
         let by_kernel = now.lost_by_kernel - before.lost_by_kernel;
         let uncounted = now.losses_uncounted - before.losses_uncounted;
         let here = now.lost_by_adapter - before.lost_by_adapter;

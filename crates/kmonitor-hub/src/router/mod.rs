@@ -43,6 +43,8 @@ impl SubscriptionId {
 pub(crate) struct Membership {
     /// Its children belong to it as well.
     pub(crate) follow: bool,
+    /// But only those born since it was added: nobody looked for others.
+    pub(crate) births_only: bool,
     /// Of its own events only its forks are delivered.
     pub(crate) forks_only: bool,
     /// Taken for a descendant because a list of processes had its pid as one.
@@ -53,8 +55,10 @@ pub(crate) struct Membership {
 struct Subscription {
     serial: u32,
     host: bool,
-    /// Whether it follows the children of any process.
-    follows: bool,
+    /// How many members' children it follows.
+    follows: usize,
+    /// Whether it is among the `trees`.
+    in_trees: bool,
     /// Whether it stays when its last process has gone.
     keep_open: bool,
     members: FxHashSet<ProcessKey>,
@@ -109,7 +113,8 @@ impl Router {
         let slot = self.subscriptions.insert(Subscription {
             serial,
             host: false,
-            follows: false,
+            follows: 0,
+            in_trees: false,
             keep_open,
             members: FxHashSet::default(),
         });
@@ -143,8 +148,8 @@ impl Router {
         membership: Membership,
     ) {
         let subscription = &mut self.subscriptions[id.slot()];
-        if membership.follow && !subscription.follows {
-            subscription.follows = true;
+        if membership.follow && !subscription.in_trees {
+            subscription.in_trees = true;
             self.trees.push(id);
         }
         if subscription.members.insert(key)
@@ -153,11 +158,18 @@ impl Router {
             queue.reopen();
         }
         let routes = self.index.entry(key.incarnation()).or_default();
+        let follow = &mut subscription.follows;
         routes.change(|routes| {
             let slot = id.slot;
             let routes = &mut routes.subscriptions;
-            match routes.iter_mut().find(|route| route.slot == slot) {
+            let known = routes.iter_mut().find(|route| route.slot == slot);
+            let followed = known.as_ref().is_some_and(|it| it.membership.follow);
+            *follow += usize::from(membership.follow && !followed);
+            match known {
                 Some(route) => {
+                    // Whom it follows with all descendants it follows no less.
+                    let full = |it: Membership| it.follow && !it.births_only;
+                    route.membership.births_only = !full(route.membership) && !full(membership);
                     route.membership.follow |= membership.follow;
                     route.membership.listed &= membership.listed;
                     route.membership.forks_only &= membership.forks_only;
@@ -204,7 +216,22 @@ impl Router {
     }
 
     pub(crate) fn follows(&self, id: SubscriptionId) -> bool {
-        self.subscriptions[id.slot()].follows
+        self.subscriptions[id.slot()].follows > 0
+    }
+
+    /// Lets the children that a member has from now on go their own way.
+    pub(crate) fn ignore_births(&mut self, id: SubscriptionId, key: ProcessKey) {
+        let Some(routes) = self.index.get_mut(&key.incarnation()) else {
+            return;
+        };
+        let follows = &mut self.subscriptions[id.slot()].follows;
+        routes.change(|routes| {
+            let mut routes = routes.subscriptions.iter_mut();
+            if let Some(route) = routes.find(|route| route.slot == id.slot) {
+                *follows -= usize::from(route.membership.follow);
+                route.membership.follow = false;
+            }
+        });
     }
 
     pub(crate) fn is_host(&self, id: SubscriptionId) -> bool {
@@ -316,7 +343,7 @@ impl Router {
     /// What the subscriptions that follow trees want; `None` if there are none.
     pub(crate) fn trees_want(&self) -> Option<EventMask> {
         let trees = self.trees.iter();
-        let trees = trees.filter(|id| !self.subscriptions[id.slot()].members.is_empty());
+        let trees = trees.filter(|id| self.subscriptions[id.slot()].follows > 0);
         let masks = trees.map(|id| self.outlets.mask(id.slot));
         masks.reduce(|all, mask| all | mask)
     }
@@ -372,7 +399,18 @@ impl Router {
 
     fn remove_route(&mut self, key: ProcessKey, id: SubscriptionId) {
         if let Some(routes) = self.index.get_mut(&key.incarnation()) {
-            routes.change(|routes| routes.subscriptions.retain(|it| it.slot != id.slot));
+            let mut followed = 0;
+            routes.change(|routes| {
+                routes.subscriptions.retain(|it| {
+                    let kept = it.slot != id.slot;
+                    followed += usize::from(!kept && it.membership.follow);
+                    kept
+                });
+            });
+            // A subscription that is being removed has no count any more.
+            if let Some(subscription) = self.subscriptions.get_mut(id.slot()) {
+                subscription.follows -= followed;
+            }
             self.outlets.unset_sole(id.slot, key.incarnation());
             self.note_sole(key);
             self.forget_if_empty(key);
@@ -431,15 +469,16 @@ impl Sink for Router {
         let Some(routes) = self.routes(parent) else {
             return false;
         };
-        let followers: SmallVec<[SubscriptionId; 4]> = routes
+        let followers: SmallVec<[(SubscriptionId, bool); 4]> = routes
             .subscriptions()
             .iter()
             .filter(|route| route.membership.follow)
-            .map(|route| self.id(route.slot))
+            .map(|route| (self.id(route.slot), route.membership.births_only))
             .collect();
-        for id in &followers {
+        for (id, births_only) in &followers {
             let membership = Membership {
                 follow: true,
+                births_only: *births_only,
                 forks_only: false,
                 listed: false,
             };
@@ -465,7 +504,7 @@ impl Sink for Router {
 
     fn late_fork(&mut self, event: &Event) {
         self.counts.events += 1;
-        self.deliver_by_name(event, |membership| !membership.follow);
+        self.deliver_by_name(event, |it| !it.follow || it.births_only);
     }
 
     fn event_by_name(&mut self, event: &Event) {
@@ -518,6 +557,7 @@ impl Sink for Router {
             self.outlets.unset_sole(id.slot, exit.process.incarnation());
             let subscription = &mut self.subscriptions[id.slot()];
             subscription.members.remove(&exit.process);
+            subscription.follows -= usize::from(route.membership.follow);
             self.end_if_bereft(id);
         }
         self.orphaned.push(exit.process);

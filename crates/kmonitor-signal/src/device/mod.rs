@@ -27,6 +27,9 @@
 //! * The record is that of monitor, target and open file: who opens the device
 //!   twice can be told twice.
 //! * Files are bounded: `ENFILE`, and `EMFILE` for one user.
+//! * Who registers a process that it was told is born is told first what that has
+//!   done since ([`SignalAdapter`], "Following a tree"): the way through user
+//!   space takes longer than many a process lives.
 
 mod adapter;
 mod attributes;
