@@ -16,6 +16,10 @@ use std::task::{Context, Poll};
 use futures::task::AtomicWaker;
 use kmonitor_event::{Event, EventKind, LossOrigin, Lost, Timestamp};
 
+/// What a subscriber has taken besides the first. Boxed, because most of thousands
+/// never have it.
+pub(crate) type Taken = Option<Box<VecDeque<Event>>>;
+
 /// Shared by the dispatcher and one subscriber.
 ///
 /// All that a delivery and a wake-up need fills two lines of the cache.
@@ -141,11 +145,7 @@ impl Queue {
 
     /// The first of what is there, and the others at the end of `rest`; `None`
     /// when nothing will follow any more.
-    pub(crate) fn poll_take(
-        &self,
-        cx: &mut Context<'_>,
-        rest: &mut VecDeque<Event>,
-    ) -> Poll<Option<Event>> {
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, rest: &mut Taken) -> Poll<Option<Event>> {
         if let Some(taken) = self.take(rest) {
             return Poll::Ready(taken);
         }
@@ -157,7 +157,7 @@ impl Queue {
         }
     }
 
-    fn take(&self, rest: &mut VecDeque<Event>) -> Option<Option<Event>> {
+    fn take(&self, rest: &mut Taken) -> Option<Option<Event>> {
         let mut state = self.lock();
         let Some(first) = state.first.take() else {
             // Without a first there are no others.
@@ -167,9 +167,11 @@ impl Queue {
         if let Some(others) = &mut state.rest {
             // Copied, so that each side keeps to a buffer of its own: the one
             // that the dispatcher writes to stays in its cache.
-            rest.extend(others.more.drain(..));
             let losses = others.losses.take();
-            rest.extend(losses.into_iter().flat_map(Losses::events));
+            let losses = losses.into_iter().flat_map(Losses::events);
+            for event in others.more.drain(..).chain(losses) {
+                rest.get_or_insert_default().push_back(event);
+            }
         }
         Some(Some(first))
     }
@@ -185,13 +187,13 @@ mod tests {
     }
 
     fn take(queue: &Queue) -> Vec<EventKind> {
-        let mut rest = VecDeque::new();
+        let mut rest = Taken::default();
         let waker = noop_waker();
         let first = queue.poll_take(&mut Context::from_waker(&waker), &mut rest);
         let Poll::Ready(Some(first)) = first else {
             panic!("nothing there");
         };
-        let events = std::iter::once(first).chain(rest);
+        let events = std::iter::once(first).chain(rest.into_iter().flat_map(|rest| *rest));
         events.map(|event| event.kind).collect()
     }
 
@@ -226,9 +228,9 @@ mod tests {
         queue.end();
         let waker = noop_waker();
         let mut cx = Context::from_waker(&waker);
-        let mut rest = VecDeque::new();
+        let mut rest = Taken::default();
         let first = queue.poll_take(&mut cx, &mut rest);
-        assert!(matches!(first, Poll::Ready(Some(_))) && rest.is_empty());
+        assert!(matches!(first, Poll::Ready(Some(_))) && rest.is_none());
         assert_eq!(queue.poll_take(&mut cx, &mut rest), Poll::Ready(None));
         queue.reopen();
         assert_eq!(queue.poll_take(&mut cx, &mut rest), Poll::Pending);

@@ -1,6 +1,5 @@
 //! A stream of typed events.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,6 +9,7 @@ use kmonitor_event::{Event, EventMask, ProcessKey, ProcessRef};
 
 use crate::command::{Command, Follow, Line, Narrow, SubscriptionLease};
 use crate::error::{Closed, SubscribeError};
+use crate::queue::Taken;
 
 /// The events that one [`Filter`](crate::Filter) selects, as a [`Stream`].
 ///
@@ -25,7 +25,7 @@ use crate::error::{Closed, SubscribeError};
 pub struct Subscription {
     lease: SubscriptionLease,
     /// Taken from the queue and not handed out yet.
-    taken: VecDeque<Event>,
+    taken: Taken,
     next_seq: u64,
     line: Line,
 }
@@ -34,7 +34,7 @@ impl Subscription {
     pub(crate) fn new(lease: SubscriptionLease, line: Line) -> Self {
         Self {
             lease,
-            taken: VecDeque::new(),
+            taken: None,
             next_seq: 0,
             line,
         }
@@ -175,7 +175,7 @@ impl Stream for Subscription {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         let this = self.get_mut();
-        let event = match this.taken.pop_front() {
+        let event = match this.taken.as_mut().and_then(|taken| taken.pop_front()) {
             Some(event) => Some(event),
             None => ready!(this.lease.queue.poll_take(cx, &mut this.taken)),
         };
@@ -187,7 +187,7 @@ impl Stream for Subscription {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.taken.len(), None)
+        (self.taken.as_ref().map_or(0, |taken| taken.len()), None)
     }
 }
 

@@ -380,10 +380,16 @@ impl Tracker {
 
     /// Called where something of a pid has left the table.
     fn left(&mut self, pid: Pid) {
-        if !self.current.contains(pid)
-            && !self.parked.contains_key(&pid)
-            && !self.ghosts.contains_key(&pid)
-        {
+        // With the whole host tracked nobody asks, and afterwards it is made anew.
+        if self.host {
+            return;
+        }
+        let gone = |pid: Pid| {
+            !self.current.contains(pid)
+                && !self.parked.contains_key(&pid)
+                && !self.ghosts.contains_key(&pid)
+        };
+        if Pids::neighbours(pid).all(gone) {
             self.pids.remove(pid);
         }
     }
