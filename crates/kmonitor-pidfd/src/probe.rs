@@ -258,16 +258,21 @@ pub(crate) fn polled_state(
         error if error.is_gone() => Ok(ProcessState::Gone),
         error => Err(error),
     };
-    let stat = match procfs::stat(pid) {
-        Ok(stat) => stat,
-        Err(error) => return gone(error),
+    let mut looks = 0;
+    let stat = loop {
+        match procfs::stat(pid) {
+            // About to be gone, or to show another thread's exec. Whoever asks at the
+            // last report of an exit has no other occasion to ask.
+            Ok(stat) if stat.is_in_release() && looks < RELEASE_LOOKS_MAX => looks += 1,
+            Ok(stat) => break stat,
+            Err(error) => return gone(error),
+        }
+        std::thread::yield_now();
     };
     if expected.is_some_and(|expected| expected != stat.start_time) {
         return Ok(ProcessState::Gone);
     }
     if !stat.is_group_zombie() {
-        // In release, it is about to be gone, or to show another thread's exec.
-        // Alive is the cautious answer; the next look says more.
         return Ok(ProcessState::Alive);
     }
     let found =
@@ -281,6 +286,10 @@ pub(crate) fn polled_state(
         Err(error) => gone(error),
     }
 }
+
+/// How often a process in release is looked at: that takes the kernel microseconds,
+/// if nothing more urgent comes in between.
+const RELEASE_LOOKS_MAX: usize = 10_000;
 
 fn open_directory(path: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -46,6 +46,12 @@ impl Stat {
         }
     }
 
+    /// Whether the kernel is just taking it apart: its threads are counted no more
+    /// (`do_task_stat()`, `fs/proc/array.c`).
+    pub(crate) fn is_in_release(&self) -> bool {
+        self.thread_phase() == ThreadPhase::Dead && self.num_threads == 0
+    }
+
     /// Whether the whole thread group is a zombie. Never true of a living
     /// process, whatever its leader does.
     pub(crate) fn is_group_zombie(&self) -> bool {

@@ -342,6 +342,7 @@ impl Tracker {
                 Ok(ProcessState::Alive) => {
                     if let Some(process) = self.current.get_mut(pid)
                         && !told_out
+                        && !of_before_exec
                         && process.threads.contains(tid, pid)
                     {
                         // Who was told to have ended is there again.
@@ -375,7 +376,14 @@ impl Tracker {
             return Ok(ProcessState::Gone);
         };
         if !told_out && !of_before_exec {
-            return self.reseed(pid, probe);
+            let state = self.reseed(pid, probe)?;
+            let process = self.current.get(pid);
+            let proven = process.is_some_and(Process::is_identified);
+            return Ok(match state {
+                // Dead in any case; the status may be another's.
+                ProcessState::Zombie(_) if !proven => ProcessState::Gone,
+                state => state,
+            });
         }
         if process.unbind_if_unproven() {
             self.holds -= 1;
