@@ -1,7 +1,10 @@
 //! When everything goes wrong at once: a reader that was stopped in a storm.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::process::{Command, Stdio};
 
+use futures::FutureExt as _;
+use kmonitor::connector::ConnectorSource;
 use kmonitor::{
     Event, EventKind, EventMask, Filter, Hub, LossOrigin, Pid, SourceKind, Status, Subscription,
     UnknownReason,
@@ -11,7 +14,7 @@ use kmonitor_tests::{Hazard, Scenario};
 use crate::HAZARD;
 use crate::elsewhere::alone;
 use crate::netlink::own_connector_sockets;
-use crate::patience::{next, soon};
+use crate::patience::{next, soon, until};
 
 const WATCHED: usize = 1000;
 /// Each a fork and an exit: more than the largest queue holds.
@@ -163,4 +166,76 @@ async fn told_of(named: &mut Subscription, truth: &HashMap<i32, i32>) -> Told {
         exits: seen.len(),
         lost: sum,
     }
+}
+
+/// The least queue there is, which never grows, and everything asked for at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the proc connector"]
+async fn the_least_queue_under_a_storm_misses_no_watch_and_recovers() {
+    let source = ConnectorSource::builder()
+        .receive_buffer_bytes(1)
+        .receive_buffer_bytes_max(1);
+    let source = source.open().await.unwrap();
+    let hub = Hub::builder().source(source).open().await.unwrap();
+    let mut watched = Hazard::new(HAZARD, Scenario::Plain)
+        .count(WATCHED)
+        .concurrency(WATCHED)
+        .hold()
+        .timeout_s(300)
+        .start()
+        .unwrap();
+    let pids = watched.pids().unwrap();
+    let pids: Vec<Pid> = pids.into_iter().filter_map(Pid::new).collect();
+    let mut watches = Vec::new();
+    for pid in &pids {
+        watches.push(hub.watch(*pid).await.unwrap());
+    }
+    let named = Filter::pids(pids.iter().copied()).events(EventMask::EXIT);
+    let mut named = hub.subscribe(named).await.unwrap();
+    let mut tree = hub.subscribe(Filter::tree(Pid::current())).await.unwrap();
+    let mut host = hub.subscribe(Filter::host()).await.unwrap();
+
+    let storm = tokio::task::spawn_blocking(|| kmonitor_tests::storm(HAZARD, STORM / 5));
+    watched.release().unwrap();
+    let truth = tokio::task::spawn_blocking(|| watched.finish_map().unwrap());
+    let truth = truth.await.unwrap();
+    storm.await.unwrap().unwrap();
+    for watch in watches {
+        let exit = soon("an exit", watch).await.unwrap();
+        agrees(exit.process.pid(), exit.status, &truth);
+    }
+    let told = told_of(&mut named, &truth).await;
+    assert_eq!(told.exits, WATCHED, "each once");
+    assert!(told.lost > 0, "no loss: this tested nothing");
+
+    // All of them go on as if nothing had been.
+    let mut last = Command::new("sh");
+    let last = last.args(["-c", "read x; exit 7"]).stdin(Stdio::piped());
+    let mut last = last.spawn().unwrap();
+    let pid = Pid::try_from(last.id()).unwrap();
+    let watch = hub.watch(pid).await.unwrap();
+    drop(last.stdin.take());
+    let exit = soon("an exit", watch).await.unwrap();
+    assert_eq!(exit.status.code(), Some(7), "{exit}");
+    last.wait().unwrap();
+    // Of a single process's few events some may find no room in such a queue.
+    let mut spawned = HashSet::new();
+    let (mut in_tree, mut in_host) = (false, false);
+    let goes_on = |stream: &mut Subscription, spawned: &HashSet<Pid>| {
+        let mut goes_on = false;
+        while let Some(Some(event)) = stream.next().now_or_never() {
+            let exit = matches!(event.kind, EventKind::Exit(_));
+            goes_on |= exit && event.pid().is_some_and(|pid| spawned.contains(&pid));
+        }
+        goes_on
+    };
+    until("both streams go on", async || {
+        let mut child = Command::new("true").spawn().unwrap();
+        spawned.insert(Pid::try_from(child.id()).unwrap());
+        child.wait().unwrap();
+        in_tree |= goes_on(&mut tree, &spawned);
+        in_host |= goes_on(&mut host, &spawned);
+        in_tree && in_host
+    })
+    .await;
 }

@@ -56,6 +56,10 @@ pub use kmonitor_source::{
     EventSource, IntoTarget, ProcessProbe, SourceKind, Target, TargetError, WatchError,
 };
 
+/// The proc connector with settings of one's own (latency budget, size of the
+/// kernel's queue), for [`HubBuilder::source`].
+pub use kmonitor_connector as connector;
+
 /// pidfd primitives: opening, readiness, exit status, identity, signalling.
 pub use kmonitor_pidfd as pidfd;
 
