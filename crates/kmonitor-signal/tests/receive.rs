@@ -19,7 +19,13 @@ fn main() {
     let signals = [Signal::realtime(1).unwrap(), "USR1".parse().unwrap()];
     // A thread that was started too early is found out.
     let (end, ended) = std::sync::mpsc::channel::<()>();
-    let early = std::thread::spawn(move || ended.recv().is_err());
+    let (start, started) = std::sync::mpsc::channel::<()>();
+    let early = std::thread::spawn(move || {
+        start.send(()).unwrap();
+        ended.recv().is_err()
+    });
+    // Until it runs the C library has all signals blocked in it.
+    started.recv().unwrap();
     block(signals).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
