@@ -218,7 +218,11 @@ async fn who_does_not_register_in_time_gets_nothing_of_before() {
     let child = stage.kernel.fork(stage.root).unwrap();
     stage.kernel.exec(child.leader()).unwrap();
     assert_eq!(stage.take(1), [(child.as_raw(), FORK)]);
-    assert_eq!(stage.adapter.stats().remembered, 1);
+    // The signal goes out before it is noted down whom it was about.
+    until("it is remembered", async || {
+        stage.adapter.stats().remembered == 1
+    })
+    .await;
     stage.until_forgotten().await;
     // It has left the subscription too.
     assert_eq!(stage.hub.stats().await.unwrap().tracked, 1);
