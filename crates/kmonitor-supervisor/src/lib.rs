@@ -1,0 +1,17 @@
+//! Supervision trees over processes and tasks, fed by kernel events.
+//!
+//! OTP's trees, for operating-system processes and tokio tasks alike. What is to
+//! run is declared ([`spec`]); a pure decision core says what to do when something
+//! happens; a [`backend`] does it and reports what came of it. The core has no
+//! clock, no runtime and no system call, so it is tested against a model of OTP's
+//! rules, and a tree can be tested without a process (see the simulated backend).
+#![deny(unsafe_code)]
+
+pub mod backend;
+pub mod spec;
+
+mod output;
+mod signal;
+
+pub use output::{Line, OutputRing, OutputSnapshot, Stream};
+pub use signal::{ParseSignalError, Signal};
