@@ -5,15 +5,18 @@
 //! counted; because a full queue stays full until everything is taken, the loss
 //! always stands after the events that were queued before it: its true place.
 //!
+//! Who waits leaves its waker under the same lock, and whoever pushes takes it from
+//! there: so a delivery is one lock and nothing else, and between the subscriber's
+//! look and its waiting nothing can slip through.
+//!
 //! The first event lies beside the lock: of thousands of subscribers most have at
 //! most one waiting, and then a delivery touches one place in memory and there is
 //! no buffer to allocate.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use futures::task::AtomicWaker;
 use kmonitor_event::{Event, EventKind, LossOrigin, Lost, Timestamp};
 
 /// What a subscriber has taken besides the first. Boxed, because most of thousands
@@ -25,7 +28,6 @@ pub(crate) type Taken = Option<Box<VecDeque<Event>>>;
 /// All that a delivery and a wake-up need fills two lines of the cache.
 #[repr(C, align(64))]
 pub(crate) struct Queue {
-    waker: AtomicWaker,
     state: Mutex<State>,
     capacity: u32,
 }
@@ -35,8 +37,19 @@ const _: () = assert!(size_of::<Queue>() <= 128);
 
 #[repr(C)]
 struct State {
+    /// Set while the subscriber waits.
+    waker: Option<Waker>,
     first: Option<Event>,
     rest: Option<Box<Rest>>,
+}
+
+/// What came of a push.
+#[must_use = "who waits is to be woken"]
+pub(crate) struct Pushed {
+    /// Whether the event is told, now or as part of a sum.
+    pub(crate) told: bool,
+    /// The subscriber, if it waited.
+    pub(crate) waiting: Option<Waker>,
 }
 
 /// What a queue needs that ever held more than one event, or has ended.
@@ -89,8 +102,8 @@ impl Losses {
 impl Queue {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
-            waker: AtomicWaker::new(),
             state: Mutex::new(State {
+                waker: None,
                 first: None,
                 rest: None,
             }),
@@ -103,21 +116,13 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an event, or counts it as lost. Whether it is told, now or as part of
-    /// a sum.
-    pub(crate) fn push(&self, event: &Event) -> bool {
+    /// Adds an event, or counts it as lost.
+    pub(crate) fn push(&self, event: &Event) -> Pushed {
         let mut state = self.lock();
-        if state.first.is_none() {
-            state.first = Some(*event);
-            return true;
+        Pushed {
+            told: state.push(event, self.capacity as usize),
+            waiting: state.waker.take(),
         }
-        let rest = state.rest.get_or_insert_default();
-        if rest.more.len() + 1 < self.capacity as usize {
-            rest.more.push(*event);
-            return true;
-        }
-        rest.losses.get_or_insert_default().note(event);
-        matches!(event.kind, EventKind::Lost(lost) if lost.origin == LossOrigin::Kernel)
     }
 
     /// Touches what a push will need, without the lock.
@@ -125,15 +130,16 @@ impl Queue {
         std::hint::black_box((self.state.is_poisoned(), self.capacity));
     }
 
-    /// Wakes the subscriber, once per batch.
-    pub(crate) fn wake(&self) {
-        self.waker.wake();
-    }
-
     /// No event will follow, unless [`reopen`](Self::reopen) is called.
     pub(crate) fn end(&self) {
-        self.lock().rest.get_or_insert_default().ended = true;
-        self.wake();
+        let waiting = {
+            let mut state = self.lock();
+            state.rest.get_or_insert_default().ended = true;
+            state.waker.take()
+        };
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
     }
 
     /// Events may follow again.
@@ -146,25 +152,41 @@ impl Queue {
     /// The first of what is there, and the others at the end of `rest`; `None`
     /// when nothing will follow any more.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>, rest: &mut Taken) -> Poll<Option<Event>> {
-        if let Some(taken) = self.take(rest) {
+        let mut state = self.lock();
+        if let Some(taken) = state.take(rest) {
             return Poll::Ready(taken);
         }
-        self.waker.register(cx.waker());
-        // What was pushed between the first look and the registration.
-        match self.take(rest) {
-            Some(taken) => Poll::Ready(taken),
-            None => Poll::Pending,
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
         }
+        Poll::Pending
+    }
+}
+
+impl State {
+    /// Whether the event is told, now or as part of a sum.
+    fn push(&mut self, event: &Event, capacity: usize) -> bool {
+        if self.first.is_none() {
+            self.first = Some(*event);
+            return true;
+        }
+        let rest = self.rest.get_or_insert_default();
+        if rest.more.len() + 1 < capacity {
+            rest.more.push(*event);
+            return true;
+        }
+        rest.losses.get_or_insert_default().note(event);
+        matches!(event.kind, EventKind::Lost(lost) if lost.origin == LossOrigin::Kernel)
     }
 
-    fn take(&self, rest: &mut Taken) -> Option<Option<Event>> {
-        let mut state = self.lock();
-        let Some(first) = state.first.take() else {
+    fn take(&mut self, rest: &mut Taken) -> Option<Option<Event>> {
+        let Some(first) = self.first.take() else {
             // Without a first there are no others.
-            let ended = state.rest.as_ref().is_some_and(|rest| rest.ended);
+            let ended = self.rest.as_ref().is_some_and(|rest| rest.ended);
             return ended.then_some(None);
         };
-        if let Some(others) = &mut state.rest {
+        if let Some(others) = &mut self.rest {
             // Copied, so that each side keeps to a buffer of its own: the one
             // that the dispatcher writes to stays in its cache.
             let losses = others.losses.take();
@@ -181,6 +203,10 @@ impl Queue {
 mod tests {
     use super::*;
     use futures::task::noop_waker;
+
+    fn push(queue: &Queue, event: &Event) -> bool {
+        queue.push(event).told
+    }
 
     fn exec() -> Event {
         Event::new(Timestamp::default(), None, EventKind::Exec)
@@ -201,21 +227,21 @@ mod tests {
     fn a_loss_stands_after_what_was_queued_before_it() {
         let queue = Queue::new(2);
         for _ in 0..5 {
-            queue.push(&exec());
+            push(&queue, &exec());
         }
         let lost = EventKind::Lost(Lost::new(LossOrigin::Subscription, Some(3)));
         assert_eq!(take(&queue), [EventKind::Exec, EventKind::Exec, lost]);
-        queue.push(&exec());
+        push(&queue, &exec());
         assert_eq!(take(&queue), [EventKind::Exec]);
     }
 
     #[test]
     fn a_kernel_loss_is_never_dropped() {
         let queue = Queue::new(1);
-        queue.push(&exec());
+        push(&queue, &exec());
         for count in [2, 3] {
             let lost = EventKind::Lost(Lost::new(LossOrigin::Kernel, Some(count)));
-            assert!(queue.push(&Event::new(Timestamp::default(), None, lost)));
+            assert!(push(&queue, &Event::new(Timestamp::default(), None, lost)));
         }
         let both = EventKind::Lost(Lost::new(LossOrigin::Kernel, Some(5)));
         assert_eq!(take(&queue), [EventKind::Exec, both]);
@@ -224,7 +250,7 @@ mod tests {
     #[test]
     fn an_ended_queue_gives_what_it_holds_first() {
         let queue = Queue::new(4);
-        queue.push(&exec());
+        push(&queue, &exec());
         queue.end();
         let waker = noop_waker();
         let mut cx = Context::from_waker(&waker);

@@ -305,9 +305,10 @@ impl Router {
 
     /// Ends every stream and closes every watch.
     pub(crate) fn close(&mut self, reason: &str) {
-        for (_, queue) in self.outlets.queues() {
+        for queue in self.outlets.queues() {
             queue.end();
         }
+        self.wake();
         for routes in self.index.values() {
             for latch in routes.watches() {
                 latch.close(reason);
@@ -575,13 +576,9 @@ impl Sink for Router {
             None => self.counts.losses_uncounted += 1,
         }
         let event = Event::new(time, None, EventKind::Lost(lost));
-        for (slot, queue) in self.outlets.queues() {
-            // Whose stream has ended misses nothing.
-            if self.subscriptions[slot as usize].is_bereft() {
-                continue;
-            }
-            queue.push(&event);
-            queue.wake();
-        }
+        let subscriptions = &self.subscriptions;
+        // Whose stream has ended misses nothing.
+        let hears = |slot: u32| !subscriptions[slot as usize].is_bereft();
+        self.outlets.deliver_to(hears, &event);
     }
 }

@@ -1,6 +1,7 @@
 //! Where deliveries go: all that one needs of a subscription, side by side.
 
 use std::sync::Arc;
+use std::task::Waker;
 
 use kmonitor_event::{Event, EventMask};
 
@@ -11,8 +12,8 @@ use crate::queue::Queue;
 #[derive(Default)]
 pub(super) struct Outlets {
     outlets: Vec<Outlet>,
-    /// Who got something since the last wake-up.
-    touched: Vec<u32>,
+    /// Who waited for what they got since the last wake-up.
+    waiting: Vec<Waker>,
 }
 
 #[derive(Default)]
@@ -23,7 +24,6 @@ struct Outlet {
     /// there is no such.
     sole: u64,
     mask: EventMask,
-    touched: bool,
 }
 
 impl Outlets {
@@ -41,7 +41,6 @@ impl Outlets {
 
     pub(super) fn close(&mut self, slot: u32) {
         self.outlets[slot as usize] = Outlet::default();
-        self.touched.retain(|touched| *touched != slot);
     }
 
     pub(super) fn queue(&self, slot: u32) -> Option<&Queue> {
@@ -76,28 +75,32 @@ impl Outlets {
 
     /// Queues an event. Whether it fitted.
     pub(super) fn deliver(&mut self, slot: u32, event: &Event) -> bool {
-        let outlet = &mut self.outlets[slot as usize];
-        if !outlet.touched {
-            outlet.touched = true;
-            self.touched.push(slot);
-        }
-        outlet.queue.as_ref().is_some_and(|queue| queue.push(event))
+        let Some(queue) = &self.outlets[slot as usize].queue else {
+            return false;
+        };
+        let pushed = queue.push(event);
+        self.waiting.extend(pushed.waiting);
+        pushed.told
     }
 
-    /// Wakes all who got something since the last call.
-    pub(super) fn wake(&mut self) {
-        for slot in self.touched.drain(..) {
-            let outlet = &mut self.outlets[slot as usize];
-            outlet.touched = false;
-            if let Some(queue) = &outlet.queue {
-                queue.wake();
+    /// Queues an event for all of whom `wants` says so, by slot.
+    pub(super) fn deliver_to(&mut self, wants: impl Fn(u32) -> bool, event: &Event) {
+        for (slot, outlet) in (0..).zip(&self.outlets) {
+            if let Some(queue) = &outlet.queue
+                && wants(slot)
+            {
+                self.waiting.extend(queue.push(event).waiting);
             }
         }
     }
 
-    /// The queues of all subscriptions, by slot.
-    pub(super) fn queues(&self) -> impl Iterator<Item = (u32, &Queue)> {
-        let all = (0..).zip(&self.outlets);
-        all.filter_map(|(slot, outlet)| Some((slot, outlet.queue.as_deref()?)))
+    /// Wakes all who waited for what they got since the last call.
+    pub(super) fn wake(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    /// The queues of all subscriptions.
+    pub(super) fn queues(&self) -> impl Iterator<Item = &Queue> {
+        self.outlets.iter().filter_map(|it| it.queue.as_deref())
     }
 }
