@@ -450,13 +450,10 @@ fn warm(facts: &[Fact], tracker: &Tracker, router: &Router) {
     tracker.warm_pids(&pids);
     let mut places = Few::default();
     places.extend(pids.iter().filter_map(|pid| tracker.place(*pid)));
-    let mut processes = Few::default();
-    processes.extend(places.iter().filter_map(|place| tracker.at(*place)));
-    let mut slots = Few::default();
-    let routes = processes.iter();
-    slots.extend(routes.filter_map(|(key, hint)| router.first_route(*key, *hint)));
+    let mut hints = Few::default();
+    hints.extend(places.iter().filter_map(|place| tracker.hint(*place)));
     let mut queues = Few::default();
-    queues.extend(slots.iter().filter_map(|slot| router.queue(*slot)));
+    queues.extend(hints.iter().filter_map(|hint| router.hinted_queue(*hint)));
     for queue in queues {
         queue.warm();
     }

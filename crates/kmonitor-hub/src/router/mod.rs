@@ -254,7 +254,7 @@ impl Router {
     }
 
     /// The first subscription to a process.
-    pub(crate) fn first_route(&self, key: ProcessKey, hint: Hint) -> Option<u32> {
+    fn first_route(&self, key: ProcessKey, hint: Hint) -> Option<u32> {
         if self.outlets.is_sole(hint.0, key.incarnation()) {
             return Some(hint.0);
         }
@@ -262,9 +262,9 @@ impl Router {
         route.map(|route| route.slot)
     }
 
-    /// Where the events of a subscription go.
-    pub(crate) fn queue(&self, slot: u32) -> Option<&Queue> {
-        self.outlets.queue(slot)
+    /// Where the events of a process go, if the hint is right.
+    pub(crate) fn hinted_queue(&self, hint: Hint) -> Option<&Queue> {
+        self.outlets.queue(hint.0)
     }
 
     pub(crate) fn add_watch(&mut self, key: ProcessKey, latch: Arc<Latch>) {

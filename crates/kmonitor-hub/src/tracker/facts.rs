@@ -40,10 +40,9 @@ impl Tracker {
         tracked.then(|| self.current.place(pid)).flatten()
     }
 
-    /// Who lies there, and where the sink may find who wants to know of it.
-    pub(crate) fn at(&self, place: u32) -> Option<(ProcessKey, Hint)> {
-        let process = self.current.at(place)?;
-        Some((process.key, process.hint))
+    /// Where the sink may find who wants to know of the process that lies there.
+    pub(crate) fn hint(&self, place: u32) -> Option<Hint> {
+        self.current.at(place).map(|process| process.hint)
     }
 
     /// Takes in one fact.

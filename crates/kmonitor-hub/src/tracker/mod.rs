@@ -369,7 +369,9 @@ impl Tracker {
             self.enter(Process::found(key, None));
         }
         let process = self.current.get_mut(pid)?;
-        process.only_listed = false;
+        if process.only_listed {
+            process.only_listed = false;
+        }
         Some(process)
     }
 

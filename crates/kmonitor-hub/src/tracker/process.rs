@@ -259,8 +259,20 @@ impl Process {
         self.threads.had_others |= threads.len() > 1;
     }
 
+    /// Whether it is as just after its last exec.
+    fn is_untouched(&self) -> bool {
+        let threads = &self.threads;
+        let alone = threads.leader && threads.complete && threads.others.is_none();
+        alone && self.past.is_none() && matches!(self.agreement, Agreement::None)
+    }
+
     /// An exec: whatever else ran in it is gone, and so is what it ended with.
     pub(super) fn execed(&mut self) {
+        // Nearly always there is nothing to change, and memory that nobody wrote to
+        // need not be written back.
+        if self.is_untouched() {
+            return;
+        }
         // One of them lives on under the leader's name, and which one is not
         // told. The reports of the others nearly always came before.
         if self.threads.leader {
