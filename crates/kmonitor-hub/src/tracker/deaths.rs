@@ -173,7 +173,6 @@ impl Tracker {
             return;
         };
         if process.only_if_told && process.codes() == Codes::None {
-            self.left(pid);
             return;
         }
         if process.leaves_ghost() {
@@ -203,7 +202,6 @@ impl Tracker {
         let mut exit = Exit::new(key, status, dying.death.time);
         exit.inferred = dying.death.inferred;
         cx.sink.ended(&exit);
-        self.left(pid);
     }
 
     pub(super) fn unpark(&mut self, key: ProcessKey) -> Option<Process> {
@@ -272,7 +270,6 @@ impl Tracker {
             ghosts.retain(|ghost| ghost.key != key);
             if ghosts.is_empty() {
                 self.ghosts.remove(&key.pid());
-                self.left(key.pid());
             }
         }
     }

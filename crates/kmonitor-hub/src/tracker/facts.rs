@@ -36,7 +36,7 @@ impl Tracker {
 
     /// Where a process lies in the table.
     pub(crate) fn place(&self, pid: Pid) -> Option<u32> {
-        let tracked = self.pids.may_contain(pid);
+        let tracked = self.host || self.pids.may_contain(pid);
         tracked.then(|| self.current.place(pid)).flatten()
     }
 

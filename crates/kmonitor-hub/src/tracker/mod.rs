@@ -143,7 +143,11 @@ impl Tracker {
 
     /// Whether every process of the host is tracked from now on.
     pub(crate) fn set_host(&mut self, host: bool) {
+        let narrower = self.host && !host;
         self.host = host;
+        if narrower {
+            self.remake_pids();
+        }
     }
 
     /// How many processes are tracked.
@@ -284,11 +288,7 @@ impl Tracker {
             parked.retain(|process| keep(process.key));
             !parked.is_empty()
         });
-        self.pids.clear();
-        let former = self.parked.keys().chain(self.ghosts.keys());
-        for pid in self.current.pids().chain(former.copied()) {
-            self.pids.insert(pid);
-        }
+        self.remake_pids();
         let current = self.current.values();
         self.holds = current
             .chain(self.parked.values().flatten())
@@ -376,23 +376,20 @@ impl Tracker {
     }
 
     fn enter(&mut self, process: Process) {
-        self.pids.insert(process.key.pid());
+        let pid = process.key.pid();
         self.current.insert(process);
+        // With the whole host tracked nobody asks, and afterwards it is made anew.
+        if !self.host && self.pids.insert(pid) {
+            self.remake_pids();
+        }
     }
 
-    /// Called where something of a pid has left the table.
-    fn left(&mut self, pid: Pid) {
-        // With the whole host tracked nobody asks, and afterwards it is made anew.
-        if self.host {
-            return;
-        }
-        let gone = |pid: Pid| {
-            !self.current.contains(pid)
-                && !self.parked.contains_key(&pid)
-                && !self.ghosts.contains_key(&pid)
-        };
-        if Pids::neighbours(pid).all(gone) {
-            self.pids.remove(pid);
+    fn remake_pids(&mut self) {
+        let former = self.parked.keys().chain(self.ghosts.keys()).copied();
+        let count = self.current.len() + self.parked.len() + self.ghosts.len();
+        self.pids = Pids::new(count);
+        for pid in self.current.pids().chain(former) {
+            self.pids.insert(pid);
         }
     }
 
@@ -464,7 +461,6 @@ impl Tracker {
         {
             self.holds -= 1;
         }
-        self.left(pid);
     }
 }
 

@@ -3,75 +3,74 @@
 
 use kmonitor_event::Pid;
 
-/// One more than the largest pid of any Linux (`PID_MAX_LIMIT`).
-const PIDS_MAX: usize = 1 << 22;
+/// So many bits there are for each pid at least, after the set was made. The fewer,
+/// the more are looked up only because a tracked one has the same bit; the more, the
+/// more of the cache the map takes.
+const BITS_EACH: usize = 32;
 
-/// So many neighbours share a bit: the fewer, the more of the cache the map takes;
-/// the more, the more are looked up only because another one is tracked (with 8 an
-/// unmatched event cost a quarter more at 100 000 subscriptions).
-const NEIGHBOURS: usize = 2;
+/// Half of the pids that any Linux hands out (`PID_MAX_LIMIT`): then two share a bit,
+/// and the map takes 256 KiB. With 8 to a bit an unmatched event cost a quarter more
+/// at 100 000 subscriptions.
+const BITS_MAX: usize = 1 << 21;
+
+const BITS_MIN: usize = 1 << 12;
 
 /// The pids that may be in the tracker's table: a pid that is not in here is
-/// surely not tracked. At most 256 KiB, and what the kernel hands out in a row lies
-/// side by side.
-#[derive(Debug, Default)]
+/// surely not tracked.
+///
+/// A pid's bit is its number, folded to the size of the map: what the kernel hands
+/// out in a row lies side by side. Nothing is taken out: when as much has been put in
+/// as the map is good for, it is made anew.
+#[derive(Debug)]
 pub(super) struct Pids {
-    words: Vec<u64>,
+    words: Box<[u64]>,
+    /// How many more may be put in.
+    room: usize,
 }
 
-fn place(pid: Pid) -> (usize, u64) {
-    let number = usize::try_from(pid.as_raw()).unwrap_or(usize::MAX) / NEIGHBOURS;
-    (number / 64, 1 << (number % 64))
+impl Default for Pids {
+    fn default() -> Self {
+        Self::new(0)
+    }
 }
-
-/// One more than the last word that there can be.
-const WORDS_MAX: usize = PIDS_MAX / NEIGHBOURS / 64;
 
 impl Pids {
-    pub(super) fn insert(&mut self, pid: Pid) {
-        let (word, bit) = place(pid);
-        // No kernel gives larger ones; a recording may.
-        if word >= WORDS_MAX {
-            return;
+    /// An empty set that is good for about so many pids.
+    pub(super) fn new(pids: usize) -> Self {
+        let wanted = pids.saturating_mul(BITS_EACH).clamp(BITS_MIN, BITS_MAX);
+        // A power of two, so that folding is a mask.
+        let bits = wanted.next_power_of_two();
+        Self {
+            words: vec![0; bits / 64].into(),
+            room: (bits / BITS_EACH).max(pids) + pids / 2,
         }
-        if word >= self.words.len() {
-            self.words.resize(word + 1, 0);
-        }
+    }
+
+    fn place(&self, pid: Pid) -> (usize, u64) {
+        // No pid is negative.
+        let number = pid.as_raw().unsigned_abs() as usize;
+        let word = (number / 64) & (self.words.len() - 1);
+        (word, 1 << (number % 64))
+    }
+
+    /// Puts a pid in. Whether the set should be made anew.
+    pub(super) fn insert(&mut self, pid: Pid) -> bool {
+        let (word, bit) = self.place(pid);
         self.words[word] |= bit;
-    }
-
-    /// Those that share a bit with this one, itself among them.
-    pub(super) fn neighbours(pid: Pid) -> impl Iterator<Item = Pid> {
-        let each = NEIGHBOURS as i32;
-        let first = pid.as_raw() / each * each;
-        (0..each).filter_map(move |at| Pid::new(first.checked_add(at)?))
-    }
-
-    /// Takes out a pid and all its neighbours.
-    pub(super) fn remove(&mut self, pid: Pid) {
-        let (word, bit) = place(pid);
-        if let Some(word) = self.words.get_mut(word) {
-            *word &= !bit;
-        }
+        self.room = self.room.saturating_sub(1);
+        self.room == 0
     }
 
     /// Whether the pid may be tracked.
     pub(super) fn may_contain(&self, pid: Pid) -> bool {
-        let (word, bit) = place(pid);
-        match self.words.get(word) {
-            Some(word) => word & bit != 0,
-            None => word >= WORDS_MAX,
-        }
+        let (word, bit) = self.place(pid);
+        self.words[word] & bit != 0
     }
 
     /// Touches the places of these pids.
     pub(super) fn warm(&self, pids: &[Pid]) {
-        let word = |pid: &Pid| self.words.get(place(*pid).0).copied().unwrap_or(0);
+        let word = |pid: &Pid| self.words[self.place(*pid).0];
         std::hint::black_box(pids.iter().fold(0, |all, pid| all | word(pid)));
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.words.clear();
     }
 }
 
@@ -79,36 +78,32 @@ impl Pids {
 mod tests {
     use super::*;
 
-    #[test]
-    fn holds_what_was_put_in_and_admits_what_it_cannot_know() {
-        let pid = |raw| Pid::new(raw).unwrap();
-        let mut pids = Pids::default();
-        assert!(!pids.may_contain(pid(1)));
-        pids.insert(pid(64));
-        pids.insert(pid(4_194_303));
-        pids.insert(pid(i32::MAX));
-        assert!(pids.may_contain(pid(64)) && !pids.may_contain(pid(66)));
-        assert!(pids.may_contain(pid(4_194_303)));
-        assert!(pids.may_contain(pid(i32::MAX)), "beyond the map");
-        pids.remove(pid(64));
-        assert!(!pids.may_contain(pid(64)));
+    fn pid(raw: usize) -> Pid {
+        Pid::new(i32::try_from(raw).unwrap()).unwrap()
     }
 
     #[test]
-    fn neighbours_share_one_bit_and_nobody_else_does() {
-        let pid = |raw| Pid::new(raw).unwrap();
-        for raw in [1, 7, 8, 1000, 4_194_303, i32::MAX] {
-            let mut pids = Pids::default();
-            pids.insert(pid(raw));
-            // Beyond the map everything may be.
-            let end = raw.saturating_add(20).min(PIDS_MAX as i32);
-            let near = raw.saturating_sub(20).max(1)..end;
-            let neighbours: Vec<Pid> = Pids::neighbours(pid(raw)).collect();
-            assert!(neighbours.contains(&pid(raw)));
-            if raw < PIDS_MAX as i32 {
-                let found = near.map(pid).filter(|it| pids.may_contain(*it));
-                assert!(found.eq(neighbours), "of {raw}");
+    fn holds_what_was_put_in_and_little_else() {
+        for count in [1, 100, 10_000, 100_000] {
+            let mut pids = Pids::new(count);
+            let put_in = |at: usize| pid(at * 41 + 1);
+            for at in 0..count {
+                assert!(!pids.insert(put_in(at)), "{at} of {count} is too much");
             }
+            assert!((0..count).all(|at| pids.may_contain(put_in(at))));
+            let all = 1_usize << 22;
+            let taken = (1..all).filter(|raw| pids.may_contain(pid(*raw))).count();
+            let too_many = (taken - count) as f64 / all as f64;
+            assert!(too_many < 0.06, "{too_many} at {count}");
+            assert!(pids.may_contain(put_in(0)));
         }
+        assert!(!Pids::default().may_contain(pid(i32::MAX as usize)));
+    }
+
+    #[test]
+    fn says_when_to_make_it_anew() {
+        let mut pids = Pids::new(0);
+        let inserted = (1..).map(pid).take_while(|it| !pids.insert(*it)).count();
+        assert!((64..1024).contains(&inserted), "{inserted}");
     }
 }
