@@ -15,7 +15,7 @@ use kmonitor_benches::feed::Feed;
 use kmonitor_benches::stage::{RUN_FACTS, Run, Stage};
 use kmonitor_benches::stats::{load, median, paired, table};
 use kmonitor_benches::workload::{self, Population};
-use kmonitor_event::Pid;
+use kmonitor_event::{EventMask, Pid};
 use kmonitor_source::{EventSource as _, Fact};
 
 const ROUNDS_DEFAULT: usize = 15;
@@ -28,6 +28,9 @@ const MATCHED_RUNS: usize = 12;
 struct Case {
     subscriptions: usize,
     stage: Stage,
+    /// Where the same processes are subscribed to for their ends only, so that an
+    /// exec is looked up and goes no further.
+    looking_up: Stage,
     sequential: Arc<[Fact]>,
     random: Arc<[Fact]>,
     matched: Arc<[Fact]>,
@@ -42,6 +45,7 @@ struct Case {
 struct Measured {
     sequential: Vec<f64>,
     random: Vec<f64>,
+    looked_up: Vec<f64>,
     matched: Vec<f64>,
     read: Vec<f64>,
     lean: Vec<f64>,
@@ -58,6 +62,12 @@ impl Case {
         Self {
             subscriptions,
             stage: Stage::new(&population.subscribed, Arc::clone(&sequential)).expect("a hub"),
+            looking_up: Stage::with_events(
+                &population.subscribed,
+                workload::matched(&population),
+                EventMask::EXIT,
+            )
+            .expect("a hub"),
             random: workload::unmatched_random(&population),
             matched: workload::matched(&population),
             lean: Lean::new(&population.subscribed),
@@ -70,7 +80,10 @@ impl Case {
 
     fn round(&mut self) {
         let Self {
-            stage, measured, ..
+            stage,
+            looking_up,
+            measured,
+            ..
         } = self;
         for (facts, values) in [
             (&self.sequential, &mut measured.sequential),
@@ -81,6 +94,9 @@ impl Case {
             let took = stage.run_unmatched(UNMATCHED_FACTS);
             values.push(nanos_each(took, UNMATCHED_FACTS));
         }
+        looking_up.run_unmatched(UNMATCHED_FACTS);
+        let took = looking_up.run_unmatched(UNMATCHED_FACTS);
+        measured.looked_up.push(nanos_each(took, UNMATCHED_FACTS));
         stage.replace(Arc::clone(&self.matched));
         // At first until both buffers of every queue have their allocation.
         let unmeasured = match measured.matched.len() {
@@ -118,6 +134,7 @@ impl Case {
             .broadcast
             .push(nanos_each(took, self.broadcast_pids.len()));
         stage.check();
+        looking_up.check();
     }
 }
 
@@ -185,6 +202,7 @@ fn print_costs(cases: &[Case], floor: f64) {
     };
     row("unmatched", |m| &m.sequential);
     row("unmatched, random pids", |m| &m.random);
+    row("matched: looked up, and not wanted", |m| &m.looked_up);
     row("matched: into the queue", |m| &m.matched);
     row("matched: and read from the stream", |m| &m.read);
     row("(the least that could do it)", |m| &m.lean);
@@ -224,6 +242,11 @@ fn print_ratios(cases: &[Case], floor: f64) {
                 paired(&many.matched, &one.matched, |l, r| l - r)
             ),
             "≤ +50 ns".to_owned(),
+        ],
+        [
+            "matched lookup at 100 000".to_owned(),
+            format!("{:.1} ns", median(&most.looked_up)),
+            "≤ 150 ns".to_owned(),
         ],
         [
             "(the least that could do it, 10 000 vs 1)".to_owned(),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::Stream as _;
 use futures::future::join_all;
-use kmonitor_event::{EventKind, Pid};
+use kmonitor_event::{EventKind, EventMask, Pid};
 use kmonitor_hub::{Filter, Hub, HubStats, QUEUE_EVENTS_DEFAULT, Subscription};
 use kmonitor_source::Fact;
 use tokio::runtime::Runtime;
@@ -54,6 +54,14 @@ impl Stage {
     /// # Errors
     /// No runtime, or the hub refused.
     pub fn new(pids: &[Pid], facts: Arc<[Fact]>) -> io::Result<Self> {
+        Self::with_events(pids, facts, EventMask::LIFECYCLE)
+    }
+
+    /// The same, each subscription selecting these events.
+    ///
+    /// # Errors
+    /// No runtime, or the hub refused.
+    pub fn with_events(pids: &[Pid], facts: Arc<[Fact]>, events: EventMask) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()?;
@@ -69,7 +77,9 @@ impl Stage {
                 .map_err(io::Error::other)?;
             let mut subscriptions = Vec::with_capacity(pids.len());
             for some in pids.chunks(SUBSCRIBE_AT_ONCE) {
-                let filters = some.iter().map(|pid| Filter::pid(*pid).queue_events(queue));
+                let filters = some
+                    .iter()
+                    .map(|pid| Filter::pid(*pid).events(events).queue_events(queue));
                 for subscribed in join_all(filters.map(|filter| hub.subscribe(filter))).await {
                     subscriptions.push(subscribed.map_err(io::Error::other)?);
                 }
@@ -92,7 +102,8 @@ impl Stage {
         self.feed.replace(facts);
     }
 
-    /// Dispatches so many facts, which must be of no subscribed process.
+    /// Dispatches so many facts that nobody gets: of no subscribed process, or not
+    /// among the events selected.
     pub fn run_unmatched(&mut self, facts: usize) -> Duration {
         self.runtime.block_on(self.feed.run(facts))
     }
