@@ -94,14 +94,17 @@ impl Case {
             let took = stage.run_unmatched(UNMATCHED_FACTS);
             values.push(nanos_each(took, UNMATCHED_FACTS));
         }
-        looking_up.run_unmatched(UNMATCHED_FACTS);
+        looking_up.run_unmatched(UNMATCHED_FACTS.max(self.subscriptions));
         let took = looking_up.run_unmatched(UNMATCHED_FACTS);
         measured.looked_up.push(nanos_each(took, UNMATCHED_FACTS));
         stage.replace(Arc::clone(&self.matched));
-        // At first until both buffers of every queue have their allocation.
+        // One turn, so that what is measured is these subscriptions and not what the
+        // cases before have left of them in the caches; at first two, until both
+        // buffers of every queue have their allocation.
+        let turn = self.subscriptions.div_ceil(RUN_FACTS);
         let unmeasured = match measured.matched.len() {
-            0 => 2 * self.subscriptions.div_ceil(RUN_FACTS) + 1,
-            _ => 1,
+            0 => 2 * turn + 1,
+            _ => turn,
         };
         for _ in 0..unmeasured {
             stage.run_matched(RUN_FACTS);
