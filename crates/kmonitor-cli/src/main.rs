@@ -14,6 +14,7 @@ mod log;
 mod manual;
 mod notify;
 mod output;
+mod runtime;
 mod serve;
 mod trace;
 mod wait;

@@ -16,15 +16,9 @@ pub(crate) use self::children::probe_child;
 
 /// Runs the command.
 pub(crate) fn run(args: &DoctorArgs) -> Code {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let report = match runtime {
+    let report = match crate::runtime::start() {
         Ok(runtime) => runtime.block_on(examine()),
-        Err(error) => {
-            complain(format_args!("cannot start the runtime: {}", chain(&error)));
-            return Code::Failure;
-        }
+        Err(code) => return code,
     };
     let mut output = Output::stdout();
     let text = if args.json {

@@ -18,15 +18,9 @@ use crate::exit::Code;
 
 /// Runs the command.
 pub(crate) fn run(args: &NotifyArgs) -> Code {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = match runtime {
+    let runtime = match crate::runtime::start() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            complain(format_args!("cannot start the runtime: {}", chain(&error)));
-            return Code::Failure;
-        }
+        Err(code) => return code,
     };
     let mut report = Report::new(args);
     let told = runtime.block_on(async {

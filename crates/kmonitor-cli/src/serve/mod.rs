@@ -30,16 +30,8 @@ pub(crate) const LOGGED: &str = "warn,kmonitor=info,kmonitor_signal=info";
 const TELL_LOSSES_EVERY: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(args: &ServeArgs) -> Code {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    match runtime {
-        Ok(runtime) => runtime.block_on(serve(args)).unwrap_or_else(|code| code),
-        Err(error) => {
-            complain(format_args!("cannot start the runtime: {}", chain(&error)));
-            Code::Failure
-        }
-    }
+    let done = crate::runtime::start().and_then(|runtime| runtime.block_on(serve(args)));
+    done.unwrap_or_else(|code| code)
 }
 
 async fn serve(args: &ServeArgs) -> Result<Code, Code> {

@@ -33,16 +33,8 @@ use crate::output::Output;
 pub(crate) fn run(args: &TraceArgs) -> Code {
     // The hub has a thread of its own, so that a slow terminal here loses
     // nothing there.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    match runtime {
-        Ok(runtime) => runtime.block_on(trace(args)).unwrap_or_else(|code| code),
-        Err(error) => {
-            complain(format_args!("cannot start the runtime: {}", chain(&error)));
-            Code::Failure
-        }
-    }
+    let done = crate::runtime::start().and_then(|runtime| runtime.block_on(trace(args)));
+    done.unwrap_or_else(|code| code)
 }
 
 async fn trace(args: &TraceArgs) -> Result<Code, Code> {

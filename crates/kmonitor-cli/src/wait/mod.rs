@@ -25,15 +25,9 @@ pub(crate) fn run(args: &WaitArgs) -> Code {
         Ok(opened) => opened,
         Err(code) => return code,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = match runtime {
+    let runtime = match crate::runtime::start() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            complain(format_args!("cannot start the runtime: {}", chain(&error)));
-            return Code::Failure;
-        }
+        Err(code) => return code,
     };
     let format = match (args.json, args.verbose) {
         (true, _) => Format::Json,
