@@ -19,11 +19,14 @@ pub(crate) struct TaskStatus {
     pub(crate) caught: u64,
 }
 
+/// What follows the name of a line. A name that a process gave itself may hold any
+/// bytes, but what would break its line is escaped, so it is no other line.
+pub(crate) fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name))
+}
+
 fn parse(text: &str) -> Option<TaskStatus> {
-    let value = |name: &str| {
-        let mut lines = text.lines();
-        lines.find_map(|line| line.strip_prefix(name))
-    };
+    let value = |name: &str| value(text, name);
     let set = |name: &str| u64::from_str_radix(value(name)?.trim(), 16).ok();
     Some(TaskStatus {
         real_uid: value("Uid:")?
@@ -39,8 +42,6 @@ fn parse(text: &str) -> Option<TaskStatus> {
 }
 
 fn read(path: &str) -> io::Result<TaskStatus> {
-    // A name may hold any bytes; the lines we want hold none of it, and what
-    // would break a line in it is escaped.
     let bytes = std::fs::read(path)?;
     parse(&String::from_utf8_lossy(&bytes))
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{path} makes no sense")))

@@ -57,19 +57,9 @@ impl Subject {
 /// One registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record {
-    pub(crate) session: SessionId,
-    pub(crate) monitor: MonitorId,
+    pub(crate) place: Place,
     pub(crate) events: EventMask,
     pub(crate) signal: Signal,
-}
-
-impl Record {
-    pub(crate) fn place(&self) -> Place {
-        Place {
-            session: self.session,
-            monitor: self.monitor,
-        }
-    }
 }
 
 /// Where a record would go.
@@ -89,7 +79,7 @@ struct Target {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     targets: FxHashMap<Subject, Target>,
-    owners: BTreeMap<(SessionId, MonitorId), BTreeSet<Subject>>,
+    owners: BTreeMap<Place, BTreeSet<Subject>>,
     /// How many records each monitor has.
     monitors: FxHashMap<MonitorId, usize>,
     /// How many records want each of the seven bits, of live targets only.
@@ -142,7 +132,6 @@ impl Registry {
         events: EventMask,
         signal: Signal,
     ) {
-        let Place { session, monitor } = place;
         let (subject, inode) = match target {
             Ok(key) => (Subject::live(key), key.inode()),
             Err(pid) => (Subject::dormant(pid), None),
@@ -157,19 +146,15 @@ impl Registry {
             before |= live.events;
         }
         let record = Record {
-            session,
-            monitor,
+            place,
             events: before | events,
             signal,
         };
         let target = self.targets.entry(subject).or_default();
         target.inode = inode;
         target.records.push(record);
-        self.owners
-            .entry((session, monitor))
-            .or_default()
-            .insert(subject);
-        *self.monitors.entry(monitor).or_default() += 1;
+        self.owners.entry(place).or_default().insert(subject);
+        *self.monitors.entry(place.monitor).or_default() += 1;
         self.records += 1;
         self.count(subject, EventMask::empty(), record.events);
     }
@@ -189,7 +174,7 @@ impl Registry {
             .get_mut(&subject)?
             .records
             .iter_mut()
-            .find(|it| it.session == place.session && it.monitor == place.monitor)?;
+            .find(|it| it.place == place)?;
         let before = record.events;
         let after = before - events;
         record.events = after;
@@ -203,7 +188,7 @@ impl Registry {
 
     /// Of several owners of a pid whose ends have not all been told, the last.
     fn newest(&self, place: Place, target: ProcessRef) -> Option<Subject> {
-        let subjects = self.owners.get(&(place.session, place.monitor))?;
+        let subjects = self.owners.get(&place)?;
         let first = Subject::dormant(target.pid);
         let last = Subject {
             pid: target.pid,
@@ -221,10 +206,7 @@ impl Registry {
     /// Takes one record out.
     fn take(&mut self, place: Place, subject: Subject) -> Option<Record> {
         let target = self.targets.get_mut(&subject)?;
-        let at = target
-            .records
-            .iter()
-            .position(|it| it.session == place.session && it.monitor == place.monitor)?;
+        let at = target.records.iter().position(|it| it.place == place)?;
         // The order of records is nobody's business.
         let record = target.records.swap_remove(at);
         if target.records.is_empty() {
@@ -237,11 +219,10 @@ impl Registry {
     }
 
     fn disown(&mut self, place: Place, subject: Subject) {
-        let owner = (place.session, place.monitor);
-        if let Some(subjects) = self.owners.get_mut(&owner) {
+        if let Some(subjects) = self.owners.get_mut(&place) {
             subjects.remove(&subject);
             if subjects.is_empty() {
-                self.owners.remove(&owner);
+                self.owners.remove(&place);
             }
         }
         if let Some(records) = self.monitors.get_mut(&place.monitor) {
@@ -261,8 +242,7 @@ impl Registry {
 
     /// Whether one is to be told of a process.
     pub(crate) fn has_record(&self, place: Place, subject: Subject) -> bool {
-        let owner = (place.session, place.monitor);
-        let subjects = self.owners.get(&owner);
+        let subjects = self.owners.get(&place);
         subjects.is_some_and(|them| them.contains(&subject))
     }
 
@@ -278,61 +258,46 @@ impl Registry {
             return Vec::new();
         };
         for record in &target.records {
-            let Record {
-                session, monitor, ..
-            } = *record;
-            self.disown(Place { session, monitor }, subject);
+            self.disown(record.place, subject);
             self.count(subject, record.events, EventMask::empty());
         }
         self.records -= target.records.len();
         target.records
     }
 
-    fn of_session(
-        &self,
-        session: SessionId,
-    ) -> impl Iterator<Item = (MonitorId, &BTreeSet<Subject>)> {
-        let all = (session, MonitorId(0))..=(session, MonitorId(u64::MAX));
-        let owners = self.owners.range(all);
-        owners.map(|((_, monitor), subjects)| (*monitor, subjects))
+    fn of_session(&self, session: SessionId) -> impl Iterator<Item = (&Place, &BTreeSet<Subject>)> {
+        let place = |monitor| Place {
+            session,
+            monitor: MonitorId(monitor),
+        };
+        self.owners.range(place(0)..=place(u64::MAX))
     }
 
     /// A session has ended: its records go. The monitors that it told.
     pub(crate) fn drop_session(&mut self, session: SessionId) -> (Vec<MonitorId>, Vec<Subject>) {
-        let monitors: Vec<_> = self.of_session(session).map(|(it, _)| it).collect();
-        let mut subjects = Vec::new();
-        for monitor in &monitors {
-            let place = Place {
-                session,
-                monitor: *monitor,
-            };
-            subjects.extend(self.drop_place(place));
-        }
-        (monitors, subjects)
+        let places: Vec<_> = self.of_session(session).map(|(place, _)| *place).collect();
+        let monitors = places.iter().map(|place| place.monitor).collect();
+        (monitors, self.drop_places(&places))
     }
 
     /// A monitor has ended: its records go.
     pub(crate) fn drop_monitor(&mut self, monitor: MonitorId) -> Vec<Subject> {
-        let owners = self.owners.keys().filter(|(_, it)| *it == monitor);
-        let sessions: Vec<_> = owners.map(|(session, _)| *session).collect();
-        let places = sessions
-            .into_iter()
-            .map(|session| Place { session, monitor });
-        let mut subjects = Vec::new();
-        for place in places {
-            subjects.extend(self.drop_place(place));
-        }
-        subjects
+        let owners = self.owners.keys().filter(|place| place.monitor == monitor);
+        let places: Vec<_> = owners.copied().collect();
+        self.drop_places(&places)
     }
 
     /// The targets that lost a record.
-    fn drop_place(&mut self, place: Place) -> BTreeSet<Subject> {
-        let owner = (place.session, place.monitor);
-        let subjects = self.owners.get(&owner).cloned().unwrap_or_default();
-        for subject in &subjects {
-            self.take(place, *subject);
+    fn drop_places(&mut self, places: &[Place]) -> Vec<Subject> {
+        let mut dropped = Vec::new();
+        for place in places {
+            let subjects = self.owners.get(place).cloned().unwrap_or_default();
+            for subject in &subjects {
+                self.take(*place, *subject);
+            }
+            dropped.extend(subjects);
         }
-        subjects
+        dropped
     }
 }
 

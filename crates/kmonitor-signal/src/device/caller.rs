@@ -12,6 +12,8 @@ use kmonitor_event::Pid;
 use kmonitor_pidfd::{Pidfd, Readiness};
 use rustix::io::Errno;
 
+use crate::procfs::value;
+
 /// A process that called, held by a pidfd.
 #[derive(Debug)]
 pub(crate) struct Caller {
@@ -93,15 +95,10 @@ struct Status {
 }
 
 fn parse(status: &[u8]) -> Option<Status> {
-    // The first line is a name of any bytes, in which a newline is escaped.
-    let field = |name: &[u8]| {
-        let mut lines = status.split(|byte| *byte == b'\n');
-        let value = lines.find_map(|line| line.strip_prefix(name))?;
-        std::str::from_utf8(value).ok()
-    };
-    let process = field(b"Tgid:")?.trim().parse().ok()?;
+    let status = String::from_utf8_lossy(status);
+    let process = value(&status, "Tgid:")?.trim().parse().ok()?;
     // Linux 4.1; no kernel with pidfds is without.
-    let depth = field(b"NSpid:")?.split_ascii_whitespace().count();
+    let depth = value(&status, "NSpid:")?.split_ascii_whitespace().count();
     Some(Status { process, depth })
 }
 

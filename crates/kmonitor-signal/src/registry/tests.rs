@@ -213,7 +213,7 @@ proptest! {
                 prop_assert!(!target.records.is_empty());
                 for it in &target.records {
                     let whom = (subject.pid.as_raw(), subject.incarnation.unwrap_or(0));
-                    lines.push(((it.session.0, it.monitor.0), whom, it.events));
+                    lines.push(((it.place.session.0, it.place.monitor.0), whom, it.events));
                 }
             }
             let sorted = |mut lines: Vec<Line>| {

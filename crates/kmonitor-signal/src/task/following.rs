@@ -101,8 +101,7 @@ impl Task {
         for subject in held {
             let its_own = watch.take_if(|it| Subject::live(it.process()) == subject);
             let record = Record {
-                session: place.session,
-                monitor: place.monitor,
+                place,
                 events,
                 signal,
             };
@@ -113,12 +112,10 @@ impl Task {
 
     fn register_one(&mut self, subject: Subject, record: Record, watch: Option<HubWatch>) {
         let Record {
-            session,
-            monitor,
+            place,
             events,
             signal,
         } = record;
-        let place = Place { session, monitor };
         let watched = watch.as_ref().map(HubWatch::process);
         let Some(key) = watched.or_else(|| subject.key()) else {
             return;
@@ -142,14 +139,14 @@ impl Task {
         live.watch = live.watch.take().or(watch);
         for past in story.events.iter().filter(|it| events.contains(it.event)) {
             let due = Due {
-                session,
+                session: place.session,
                 subject,
                 pid: past.pid,
                 uid: past.uid,
                 event: past.event,
                 signal,
             };
-            let told = deliver(&mut self.monitors, &self.counters, monitor, due);
+            let told = deliver(&mut self.monitors, &self.counters, place.monitor, due);
             if let Some(child) = past.child
                 && told
                 && !self.registry.has_record(place, child)

@@ -97,18 +97,18 @@ impl Task {
             let events = events.filter(|it| record.events.contains(*it));
             let dues = events.filter(|it| aborted || *it != EventMask::ABORT);
             let dues = dues.map(|event| Due {
-                session: record.session,
+                session: record.place.session,
                 subject,
                 pid: live.key.pid().as_raw(),
                 uid: live.real_uid,
                 event,
                 signal: record.signal,
             });
-            self.tell_end(record.place(), live.tree, at, dues.collect());
+            self.tell_end(record.place, live.tree, at, dues.collect());
         }
         // Only now: some are told twice, for two sessions.
         for record in records {
-            self.retire(record.monitor);
+            self.retire(record.place.monitor);
         }
     }
 
@@ -135,16 +135,21 @@ impl Task {
                 continue;
             }
             let due = Due {
-                session: record.session,
+                session: record.place.session,
                 subject,
                 pid,
                 uid: live.real_uid,
                 event,
                 signal: record.signal,
             };
-            let told = deliver(&mut self.monitors, &self.counters, record.monitor, due);
+            let told = deliver(
+                &mut self.monitors,
+                &self.counters,
+                record.place.monitor,
+                due,
+            );
             if told && event == EventMask::FORK {
-                births_told.push(record.place());
+                births_told.push(record.place);
             }
         }
         births_told
