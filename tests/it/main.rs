@@ -8,6 +8,7 @@
 mod api;
 mod bad_input;
 mod child;
+mod crowd;
 mod elsewhere;
 mod filtering;
 mod identity;
