@@ -7,7 +7,7 @@ use std::path::Path;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use kmonitor::{Event, EventKind, EventMask, Filter, Hub, Pid, SourceKind};
-use kmonitor_tests::{Hazard, Scenario};
+use kmonitor_tests::{Hazard, RunningHazard, Scenario};
 
 use crate::netlink::own_connector_sockets;
 
@@ -23,25 +23,42 @@ fn assert_flat(before: usize, now: usize) {
     assert!(now <= before + 2, "{before} descriptors became {now}");
 }
 
-/// Held against what their parent was told by its own `waitpid`: each exit once, by
-/// its watch and in a stream, with its status; and one descriptor for them all.
+/// How many processes, and how many have the same parent: the kernel takes ever
+/// longer to fork one that has tens of thousands of children.
+pub(crate) struct Crowd {
+    pub(crate) parents: usize,
+    pub(crate) children: usize,
+}
+
+impl Crowd {
+    const fn count(&self) -> usize {
+        self.parents * self.children
+    }
+
+    fn start(&self, program: &Path) -> Vec<RunningHazard> {
+        let start = |_| {
+            let hazard = Hazard::new(program, Scenario::Plain);
+            let hazard = hazard.count(self.children).concurrency(self.children);
+            hazard.hold().timeout_s(TIMEOUT_S).start().unwrap()
+        };
+        (0..self.parents).map(start).collect()
+    }
+}
+
+/// Held against what their parents were told by their own `waitpid`: each exit once,
+/// by its watch and in a stream, with its status; and one descriptor for them all.
 /// `all_watched` is called while all of them live.
-pub(crate) async fn watch_and_end(program: &Path, count: usize, all_watched: impl FnOnce()) {
+pub(crate) async fn watch_and_end(program: &Path, crowd: Crowd, all_watched: impl FnOnce()) {
+    let count = crowd.count();
     let hub = Hub::builder()
         .only(SourceKind::Connector)
         .holds_max(None)
         .open()
         .await
         .unwrap();
-    let mut hazard = Hazard::new(program, Scenario::Plain)
-        .count(count)
-        .concurrency(count)
-        .hold()
-        .timeout_s(TIMEOUT_S)
-        .start()
-        .unwrap();
-    let pids = hazard.pids().unwrap();
-    let pids: Vec<Pid> = pids.into_iter().filter_map(Pid::new).collect();
+    let mut parents = crowd.start(program);
+    let pids = parents.iter_mut().flat_map(|it| it.pids().unwrap());
+    let pids: Vec<Pid> = pids.filter_map(Pid::new).collect();
     assert_eq!(pids.len(), count);
     let before = open_descriptors();
     let watches = FuturesUnordered::new();
@@ -60,12 +77,16 @@ pub(crate) async fn watch_and_end(program: &Path, count: usize, all_watched: imp
     );
     all_watched();
 
-    hazard.release().unwrap();
+    for parent in &mut parents {
+        parent.release().unwrap();
+    }
     let (exits, events) = futures::join!(
         watches.map(Result::unwrap).collect::<Vec<_>>(),
         stream.collect::<Vec<_>>()
     );
-    let truth = hazard.finish_map().unwrap();
+    let truth = parents.into_iter().map(RunningHazard::finish_map);
+    let truth: HashMap<i32, i32> = truth.flat_map(Result::unwrap).collect();
+    assert_eq!(truth.len(), count);
     let told = exits.iter().map(|exit| (exit.process.pid(), exit.status));
     agree(
         "watches",

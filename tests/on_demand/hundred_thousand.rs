@@ -3,10 +3,13 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crate::crowd::watch_and_end;
+use crate::crowd::{Crowd, watch_and_end};
 use crate::memory::{available_kib, resident_kib};
 
-const PROCESSES: usize = 100_000;
+const CROWD: Crowd = Crowd {
+    parents: 10,
+    children: 10_000,
+};
 
 /// With room for the rest of the machine.
 const PID_MAX: u32 = 131_072;
@@ -15,9 +18,9 @@ pub(crate) async fn run(hazard: &Path) {
     let _raised = PidMax::raise_to(PID_MAX);
     let began = Instant::now();
     let (resident, available) = (resident_kib(), available_kib());
-    watch_and_end(hazard, PROCESSES, || {
+    watch_and_end(hazard, CROWD, || {
         println!(
-            "{PROCESSES} processes live and are watched after {:.1?}: {} KiB here, {} KiB in all",
+            "all live and are watched after {:.1?}: {} KiB here, {} KiB in all",
             began.elapsed(),
             resident_kib() - resident,
             available - available_kib()
