@@ -6,7 +6,8 @@ use std::path::Path;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use kmonitor::{Event, EventKind, EventMask, Filter, Hub, Pid, SourceKind};
+use kmonitor::connector::ConnectorSource;
+use kmonitor::{Event, EventKind, EventMask, Filter, Hub, Pid};
 use kmonitor_tests::{Hazard, RunningHazard, Scenario};
 
 use crate::netlink::own_connector_sockets;
@@ -28,6 +29,8 @@ fn assert_flat(before: usize, now: usize) {
 pub(crate) struct Crowd {
     pub(crate) parents: usize,
     pub(crate) children: usize,
+    /// The kernel's queue: the exits of them all come faster than anybody reads.
+    pub(crate) queue_bytes: usize,
 }
 
 impl Crowd {
@@ -50,8 +53,9 @@ impl Crowd {
 /// `all_watched` is called while all of them live.
 pub(crate) async fn watch_and_end(program: &Path, crowd: Crowd, all_watched: impl FnOnce()) {
     let count = crowd.count();
+    let source = ConnectorSource::builder().receive_buffer_bytes(crowd.queue_bytes);
     let hub = Hub::builder()
-        .only(SourceKind::Connector)
+        .source(source.open().await.unwrap())
         .holds_max(None)
         .open()
         .await

@@ -8,6 +8,7 @@
 mod api;
 mod bad_input;
 mod child;
+mod counted;
 mod crowd;
 mod elsewhere;
 mod filtering;

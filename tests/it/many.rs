@@ -10,6 +10,7 @@ use crate::elsewhere::alone;
 const CROWD: Crowd = Crowd {
     parents: 1,
     children: 25_000,
+    queue_bytes: 32 << 20,
 };
 
 #[test]

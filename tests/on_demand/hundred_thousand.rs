@@ -9,6 +9,7 @@ use crate::memory::{available_kib, resident_kib};
 const CROWD: Crowd = Crowd {
     parents: 10,
     children: 10_000,
+    queue_bytes: 128 << 20,
 };
 
 /// With room for the rest of the machine.

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
+use kmonitor::{Filter, Pid};
 
 #[path = "../it/crowd.rs"]
 mod crowd;
@@ -33,6 +34,9 @@ enum Args {
         /// For how long, apart from the warm-up.
         #[arg(long, default_value_t = 5.0)]
         minutes: f64,
+        /// Let subscriptions that come and go be to our own tree, not to the host.
+        #[arg(long)]
+        no_host: bool,
     },
 }
 
@@ -45,9 +49,14 @@ fn main() {
         .unwrap();
     match Args::parse() {
         Args::HundredThousand => runtime.block_on(hundred_thousand::run(hazard)),
-        Args::Soak { minutes } => {
+        Args::Soak { minutes, no_host } => {
             let time = Duration::from_secs_f64(minutes * 60.0);
-            runtime.block_on(soak::run(hazard, time));
+            let visited = if no_host {
+                Filter::tree(Pid::current())
+            } else {
+                Filter::host()
+            };
+            runtime.block_on(soak::run(hazard, time, visited));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::AddAssign;
 use std::path::Path;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use kmonitor::{EventKind, EventMask, Filter, Hub, LossOrigin, Pid, Subscription};
@@ -12,8 +13,11 @@ use kmonitor_tests::{Hazard, Scenario};
 /// Children of each storm.
 const STORM: usize = 10_000;
 
+/// Longer than a storm takes on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 const WATCHED: usize = 300;
-const VISITORS: usize = 100;
+const VISITORS: usize = 1000;
 
 /// What a round did.
 #[derive(Default)]
@@ -56,14 +60,17 @@ impl fmt::Display for Done {
     }
 }
 
-pub(crate) async fn round(hub: &Hub, hazard: &Path) -> Done {
-    let (mut done, watched, visitors) = futures::join!(
-        counted_storm(hub, hazard),
-        watches(hub, hazard),
-        come_and_go(hub)
-    );
-    done.watched = watched;
-    done.visitors = visitors;
+pub(crate) async fn round(hub: &Hub, hazard: &Path, visited: &Filter) -> Done {
+    // Tasks, because starting processes blocks.
+    let (storms, watchers, visitors) = (hub.clone(), hub.clone(), hub.clone());
+    let (program, hazard) = (hazard.to_owned(), hazard.to_owned());
+    let storm = tokio::spawn(async move { counted_storm(&storms, &program).await });
+    let watched = tokio::spawn(async move { watches(&watchers, &hazard).await });
+    let visited = visited.clone();
+    let visitors = tokio::spawn(async move { come_and_go(&visitors, &visited).await });
+    let mut done = storm.await.unwrap();
+    done.watched = watched.await.unwrap();
+    done.visitors = visitors.await.unwrap();
     done
 }
 
@@ -82,18 +89,32 @@ async fn counted_storm(hub: &Hub, hazard: &Path) -> Done {
     let mut slow = hub.subscribe(little).await.unwrap();
     storm.release().unwrap();
     let ended = tokio::task::spawn_blocking(|| storm.finish().unwrap());
-    let mut done = read(&mut fast).await;
+    let mut done = read(hub, root, &mut fast).await;
     ended.await.unwrap();
-    done += read(&mut slow).await;
+    done += read(hub, root, &mut slow).await;
     done
 }
 
 /// Reads to the end. A fork and an exit of each child, and the end of the root.
-async fn read(stream: &mut Subscription) -> Done {
+async fn read(hub: &Hub, root: Pid, stream: &mut Subscription) -> Done {
     const SENT: u64 = 2 * STORM as u64 + 1;
     let mut done = Done::default();
     let mut seq = 0;
-    while let Some(event) = stream.next().await {
+    let mut root_ended = false;
+    loop {
+        let Ok(next) = tokio::time::timeout(PATIENCE, stream.next()).await else {
+            panic!(
+                "{} delivered, {} lost, {SENT} sent, the end of {root} told: {root_ended}, \
+                 it is there: {}, and nothing more comes: {:?}",
+                done.delivered,
+                done.lost,
+                Path::new(&format!("/proc/{root}")).exists(),
+                hub.stats().await.unwrap()
+            );
+        };
+        let Some(event) = next else { break };
+        let exit = matches!(event.kind, EventKind::Exit(_));
+        root_ended |= exit && event.pid() == Some(root);
         assert_eq!(event.seq, seq, "numbered without gaps");
         seq += 1;
         match event.kind {
@@ -145,11 +166,12 @@ async fn watches(hub: &Hub, hazard: &Path) -> usize {
     told
 }
 
-/// Subscriptions to the whole host, dropped with events in their queue, waited for
+/// Subscriptions that are dropped with events in their queue, waited for
 /// and given up, or never even answered.
-async fn come_and_go(hub: &Hub) -> usize {
+async fn come_and_go(hub: &Hub, visited: &Filter) -> usize {
     for at in 0..VISITORS {
-        let filter = Filter::host().queue_events(NonZeroUsize::new(1 + at).unwrap());
+        let queue = NonZeroUsize::new(1 + at % 100).unwrap();
+        let filter = visited.clone().queue_events(queue);
         drop(hub.subscribe(filter.clone()).now_or_never());
         let mut stream = hub.subscribe(filter).await.unwrap();
         let _ = stream.next().now_or_never();

@@ -1,7 +1,10 @@
 //! Events on their way to one subscriber.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
+use futures::Stream as _;
 use kmonitor_event::{Event, EventKind, LossOrigin, Lost, Timestamp};
 use loom::future::block_on;
 
@@ -101,6 +104,31 @@ fn a_batch_wakes_who_waits_for_it() {
             let event = block_on(stream.next()).unwrap();
             assert_eq!((event.seq, number(&event)), (seq, seq + 1));
         }
+        drop(dispatcher.join().unwrap());
+    });
+}
+
+/// A wait that was given up leaves its waker behind, and the next brings its own.
+#[test]
+fn a_wait_that_is_given_up_does_not_keep_the_next_from_being_woken() {
+    model(|| {
+        let mut router = Router::default();
+        let (line, _commands) = line();
+        let sweep = Arc::new(Sweep::default());
+        let (id, mut stream) = subscription(&mut router, &sweep, &line, 4);
+        let dispatcher = loom::thread::spawn(move || {
+            router.tell(id, &numbered(1));
+            router.wake();
+            router
+        });
+        let glance = block_on(std::future::poll_fn(|cx| {
+            Poll::Ready(Pin::new(&mut stream).poll_next(cx))
+        }));
+        let event = match glance {
+            Poll::Ready(event) => event,
+            Poll::Pending => block_on(stream.next()),
+        };
+        assert_eq!(event.map(|it| number(&it)), Some(1));
         drop(dispatcher.join().unwrap());
     });
 }
