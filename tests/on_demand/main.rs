@@ -34,10 +34,19 @@ enum Args {
         /// For how long, apart from the warm-up.
         #[arg(long, default_value_t = 5.0)]
         minutes: f64,
-        /// Let subscriptions that come and go be to our own tree, not to the host.
-        #[arg(long)]
-        no_host: bool,
+        /// What the subscriptions that come and go are to.
+        #[arg(long, value_enum, default_value_t = Visited::Host)]
+        visit: Visited,
     },
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Visited {
+    Host,
+    /// All that this program starts: what the others are subscribed to.
+    Tree,
+    /// This process, which nobody else is subscribed to.
+    Process,
 }
 
 fn main() {
@@ -49,12 +58,12 @@ fn main() {
         .unwrap();
     match Args::parse() {
         Args::HundredThousand => runtime.block_on(hundred_thousand::run(hazard)),
-        Args::Soak { minutes, no_host } => {
+        Args::Soak { minutes, visit } => {
             let time = Duration::from_secs_f64(minutes * 60.0);
-            let visited = if no_host {
-                Filter::tree(Pid::current())
-            } else {
-                Filter::host()
+            let visited = match visit {
+                Visited::Host => Filter::host(),
+                Visited::Tree => Filter::tree(Pid::current()),
+                Visited::Process => Filter::pid(Pid::current()),
             };
             runtime.block_on(soak::run(hazard, time, visited));
         }

@@ -101,10 +101,11 @@ async fn read(hub: &Hub, root: Pid, stream: &mut Subscription) -> Done {
     let mut done = Done::default();
     let mut seq = 0;
     let mut root_ended = false;
+    let mut exits = 0;
     loop {
         let Ok(next) = tokio::time::timeout(PATIENCE, stream.next()).await else {
             panic!(
-                "{} delivered, {} lost, {SENT} sent, the end of {root} told: {root_ended}, \
+                "{} delivered ({exits} exits), {} lost, {SENT} sent, the end of {root} told: {root_ended}, \
                  it is there: {}, and nothing more comes: {:?}",
                 done.delivered,
                 done.lost,
@@ -114,6 +115,7 @@ async fn read(hub: &Hub, root: Pid, stream: &mut Subscription) -> Done {
         };
         let Some(event) = next else { break };
         let exit = matches!(event.kind, EventKind::Exit(_));
+        exits += u64::from(exit);
         root_ended |= exit && event.pid() == Some(root);
         assert_eq!(event.seq, seq, "numbered without gaps");
         seq += 1;
@@ -127,7 +129,7 @@ async fn read(hub: &Hub, root: Pid, stream: &mut Subscription) -> Done {
     }
     let told = done.delivered + done.lost;
     if done.gaps == 0 {
-        assert_eq!(told, SENT, "delivered and lost");
+        assert_eq!(told, SENT, "delivered and lost, {exits} of them exits");
     } else {
         assert!(told <= SENT, "{told}");
     }
