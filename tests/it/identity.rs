@@ -9,6 +9,7 @@ use kmonitor_tests::{Hazard, HeldPid, Rng, Scenario};
 
 use crate::HAZARD;
 use crate::patience::{PATIENCE, is_pending, next, only_exit, rest, soon};
+use crate::reused::successor;
 
 async fn hub_on(kind: SourceKind) -> Hub {
     Hub::builder().only(kind).open().await.unwrap()
@@ -16,24 +17,6 @@ async fn hub_on(kind: SourceKind) -> Hub {
 
 fn pid_of(held: &HeldPid) -> Pid {
     Pid::new(held.pid()).unwrap()
-}
-
-/// The next owner of a pid that has just become free; the one after, where a
-/// process of another test got it first.
-fn successor(pid: Pid) -> HeldPid {
-    let since = std::time::Instant::now();
-    loop {
-        match HeldPid::spawn(pid.as_raw()) {
-            Ok(held) => return held,
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AlreadyExists
-                    && since.elapsed() < PATIENCE =>
-            {
-                std::thread::yield_now();
-            }
-            Err(error) => panic!("{pid} again: {error}"),
-        }
-    }
 }
 
 async fn a_watch_is_of_its_process(kind: SourceKind) {
@@ -46,7 +29,7 @@ async fn a_watch_is_of_its_process(kind: SourceKind) {
         let mut old_free = kmonitor::watch(pid);
         assert_eq!(old.finish(7).unwrap(), 7 << 8);
 
-        let new = successor(pid);
+        let new = successor(pid.as_raw());
         let mut new_hub = hub.watch(pid).await.unwrap();
         let mut new_free = kmonitor::watch(pid);
         assert_ne!(old_hub.process(), new_hub.process());
@@ -100,7 +83,7 @@ async fn each_of_many_owners_has_its_own_end(kind: SourceKind) {
         let watch = hub.watch(pid).await.unwrap();
         told.push((code, watch, stream));
         held.finish(code).unwrap();
-        held = successor(pid);
+        held = successor(pid.as_raw());
     }
     let mut keys = HashSet::new();
     for (code, mut watch, mut stream) in told {
@@ -160,7 +143,7 @@ async fn an_address_with_an_inode_is_never_another_process(kind: SourceKind) {
         error.to_string()
     };
     refused("gone").await;
-    let new = successor(pid);
+    let new = successor(pid.as_raw());
     let message = refused("reused").await;
     assert!(message.contains("now belongs to"), "{message}");
 

@@ -8,6 +8,8 @@
 mod api;
 mod bad_input;
 mod child;
+mod counted;
+mod crowd;
 mod elsewhere;
 mod filtering;
 mod identity;
@@ -19,6 +21,7 @@ mod oracle;
 mod patience;
 mod replay;
 mod restricted;
+mod reused;
 mod signal;
 mod sources;
 mod stress;

@@ -2,16 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use kmonitor::connector::ConnectorSource;
 use kmonitor::{
-    Event, EventKind, EventMask, Filter, Hub, LossOrigin, Pid, SourceKind, Status, Subscription,
-    UnknownReason,
+    Event, EventKind, EventMask, Filter, Hub, HubWatch, LossOrigin, Pid, SourceKind, Status,
+    Subscription, UnknownReason,
 };
-use kmonitor_tests::{Hazard, Scenario};
+use kmonitor_tests::{Hazard, RunningHazard, Scenario};
 
 use crate::HAZARD;
+use crate::counted::Counted;
 use crate::elsewhere::alone;
 use crate::netlink::own_connector_sockets;
 use crate::patience::{next, soon, until};
@@ -43,6 +45,38 @@ fn with_held_pidfds_a_stopped_reader_knows_every_status() {
 enum Holds {
     None,
     All,
+}
+
+/// Held processes, each with a watch, and a stream of their exits.
+struct Watched {
+    hazard: RunningHazard,
+    watches: Vec<HubWatch>,
+    named: Subscription,
+}
+
+impl Watched {
+    async fn start(hub: &Hub) -> Self {
+        let mut hazard = Hazard::new(HAZARD, Scenario::Plain)
+            .count(WATCHED)
+            .concurrency(WATCHED)
+            .hold()
+            .timeout_s(300)
+            .start()
+            .unwrap();
+        let pids = hazard.pids().unwrap();
+        let pids: Vec<Pid> = pids.into_iter().filter_map(Pid::new).collect();
+        let mut watches = Vec::new();
+        for pid in &pids {
+            watches.push(hub.watch(*pid).await.unwrap());
+        }
+        let named = Filter::pids(pids).events(EventMask::EXIT);
+        let named = hub.subscribe(named).await.unwrap();
+        Self {
+            hazard,
+            watches,
+            named,
+        }
+    }
 }
 
 fn drops() -> u64 {
@@ -80,21 +114,11 @@ async fn stopped_in_a_storm(holds: Holds) {
         Holds::All => builder,
     };
     let hub = hub.open().await.unwrap();
-    let mut watched = Hazard::new(HAZARD, Scenario::Plain)
-        .count(WATCHED)
-        .concurrency(WATCHED)
-        .hold()
-        .timeout_s(300)
-        .start()
-        .unwrap();
-    let pids = watched.pids().unwrap();
-    let pids: Vec<Pid> = pids.into_iter().filter_map(Pid::new).collect();
-    let mut watches = Vec::new();
-    for pid in &pids {
-        watches.push(hub.watch(*pid).await.unwrap());
-    }
-    let named = Filter::pids(pids.iter().copied()).events(EventMask::EXIT);
-    let mut named = hub.subscribe(named).await.unwrap();
+    let Watched {
+        mut hazard,
+        watches,
+        mut named,
+    } = Watched::start(&hub).await;
     let host = Filter::host().events(EventMask::FORK);
     let mut host = hub.subscribe(host).await.unwrap();
     if holds == Holds::All {
@@ -102,9 +126,9 @@ async fn stopped_in_a_storm(holds: Holds) {
     }
 
     kmonitor_tests::storm(HAZARD, STORM / 2).unwrap();
-    watched.release().unwrap();
+    hazard.release().unwrap();
     kmonitor_tests::storm(HAZARD, STORM / 2).unwrap();
-    let truth = watched.finish_map().unwrap();
+    let truth = hazard.finish_map().unwrap();
 
     let mut unknown = 0;
     for watch in watches {
@@ -175,29 +199,20 @@ async fn the_least_queue_under_a_storm_misses_no_watch_and_recovers() {
     let source = ConnectorSource::builder()
         .receive_buffer_bytes(1)
         .receive_buffer_bytes_max(1);
-    let source = source.open().await.unwrap();
+    let (source, asked) = Counted::new(source.open().await.unwrap());
     let hub = Hub::builder().source(source).open().await.unwrap();
-    let mut watched = Hazard::new(HAZARD, Scenario::Plain)
-        .count(WATCHED)
-        .concurrency(WATCHED)
-        .hold()
-        .timeout_s(300)
-        .start()
-        .unwrap();
-    let pids = watched.pids().unwrap();
-    let pids: Vec<Pid> = pids.into_iter().filter_map(Pid::new).collect();
-    let mut watches = Vec::new();
-    for pid in &pids {
-        watches.push(hub.watch(*pid).await.unwrap());
-    }
-    let named = Filter::pids(pids.iter().copied()).events(EventMask::EXIT);
-    let mut named = hub.subscribe(named).await.unwrap();
+    let Watched {
+        mut hazard,
+        watches,
+        mut named,
+    } = Watched::start(&hub).await;
     let mut tree = hub.subscribe(Filter::tree(Pid::current())).await.unwrap();
     let mut host = hub.subscribe(Filter::host()).await.unwrap();
 
+    let before = (asked.fruitful(), asked.in_vain());
     let storm = tokio::task::spawn_blocking(|| kmonitor_tests::storm(HAZARD, STORM / 5));
-    watched.release().unwrap();
-    let truth = tokio::task::spawn_blocking(|| watched.finish_map().unwrap());
+    hazard.release().unwrap();
+    let truth = tokio::task::spawn_blocking(|| hazard.finish_map().unwrap());
     let truth = truth.await.unwrap();
     storm.await.unwrap().unwrap();
     for watch in watches {
@@ -207,6 +222,14 @@ async fn the_least_queue_under_a_storm_misses_no_watch_and_recovers() {
     let told = told_of(&mut named, &truth).await;
     assert_eq!(told.exits, WATCHED, "each once");
     assert!(told.lost > 0, "no loss: this tested nothing");
+    // Counted, not timed: who reads asks once in vain for each time that something was
+    // there, and before it sleeps; who spins does so for as long as it may, so it gets
+    // a while in which not much happens.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let fruitful = asked.fruitful() - before.0;
+    let in_vain = asked.in_vain() - before.1;
+    eprintln!("the source was asked {fruitful} times with, {in_vain} without an answer");
+    assert!(in_vain <= 4 * fruitful + 100, "it spins");
 
     // All of them go on as if nothing had been.
     let mut last = Command::new("sh");

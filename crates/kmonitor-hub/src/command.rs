@@ -1,7 +1,7 @@
 //! What handles ask of the dispatcher: a closed set.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use kmonitor_event::{EventMask, ProcessKey, ProcessRef};
 use kmonitor_source::{Identity, WatchError};
@@ -13,6 +13,7 @@ use crate::latch::Latch;
 use crate::queue::Queue;
 use crate::router::SubscriptionId;
 use crate::stats::HubStats;
+use crate::sync::Mutex;
 
 /// How many commands may wait; who sends one more waits himself.
 pub(crate) const COMMANDS_MAX: usize = 1024;

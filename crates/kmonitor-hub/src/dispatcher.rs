@@ -3,7 +3,7 @@
 //! Everything that happens in a hub happens here, one thing after the other:
 //! commands, batches of facts, deadlines. Nothing here waits for a subscriber.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::command::{Command, Dropped, Sweep};
 use crate::router::Router;
 use crate::scan::Scan;
 use crate::stats::HubStats;
+use crate::sync::Mutex;
 use crate::tracker::{Cx, Now, Tracker};
 
 /// What the tracker needs to see of a process to tell its death, whatever of it

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kmonitor_event::ProcessRef;
@@ -19,6 +19,7 @@ use crate::filter::Filter;
 use crate::open::{Choice, Opened, open};
 use crate::stats::HubStats;
 use crate::subscription::Subscription;
+use crate::sync::Mutex;
 use crate::tracker::{Tracker, TrackerConfig};
 use crate::watch::Watch;
 

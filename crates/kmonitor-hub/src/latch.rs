@@ -1,11 +1,12 @@
 //! The latched end of one watched process: a value, not a message, so that no
 //! queue can lose it and no poll can come too late.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::{Context, Poll};
 
-use futures::task::AtomicWaker;
 use kmonitor_event::{Exit, Status, UnknownReason};
+
+use crate::sync::{AtomicWaker, Mutex, MutexGuard};
 
 /// Shared by the dispatcher and one watch.
 #[derive(Default)]

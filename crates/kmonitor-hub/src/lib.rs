@@ -13,6 +13,8 @@ mod error;
 mod filter;
 mod hub;
 mod latch;
+#[cfg(all(test, kmonitor_loom))]
+mod models;
 mod open;
 mod queue;
 mod requests;
@@ -20,6 +22,7 @@ mod router;
 mod scan;
 mod stats;
 mod subscription;
+mod sync;
 mod tracker;
 mod watch;
 

@@ -14,10 +14,12 @@
 //! no buffer to allocate.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::{Context, Poll, Waker};
 
 use kmonitor_event::{Event, EventKind, LossOrigin, Lost, Timestamp};
+
+use crate::sync::{self, Mutex, MutexGuard};
 
 /// What a subscriber has taken besides the first. Boxed, because most of thousands
 /// never have it.
@@ -32,7 +34,7 @@ pub(crate) struct Queue {
     capacity: u32,
 }
 
-#[cfg(target_pointer_width = "64")]
+#[cfg(all(target_pointer_width = "64", not(kmonitor_loom)))]
 const _: () = assert!(size_of::<Queue>() <= 128);
 
 #[repr(C)]
@@ -127,7 +129,7 @@ impl Queue {
 
     /// Touches what a push will need, without the lock.
     pub(crate) fn warm(&self) {
-        std::hint::black_box((self.state.is_poisoned(), self.capacity));
+        std::hint::black_box((sync::touch(&self.state), self.capacity));
     }
 
     /// No event will follow, unless [`reopen`](Self::reopen) is called.

@@ -9,24 +9,8 @@ use kmonitor_tests::{HeldPid, Puppets, Rng, run_as_nobody, spawn_with_pid};
 use super::{ALL, Fence, connector, listener, pid, signal, told, up_to};
 use crate::PUPPET;
 use crate::child::HeldChild;
-use crate::patience::{PATIENCE, until};
-
-/// The next owner of a pid that has just become free.
-fn successor(pid: i32) -> HeldPid {
-    let since = std::time::Instant::now();
-    loop {
-        match HeldPid::spawn(pid) {
-            Ok(held) => return held,
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AlreadyExists
-                    && since.elapsed() < PATIENCE =>
-            {
-                std::thread::yield_now();
-            }
-            Err(error) => panic!("{pid} again: {error}"),
-        }
-    }
-}
+use crate::patience::until;
+use crate::reused::successor;
 
 /// By pid, the successor would be ended by the signal. The adapter, which has this
 /// thread too, learns of the events and of the death at the same time.

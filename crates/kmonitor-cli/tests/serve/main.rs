@@ -7,7 +7,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../../../kmonitor-signal/tests/hand/mod.rs"]
-#[allow(dead_code, reason = "shared with tests that use the rest")]
 mod hand;
 
 mod callers;

@@ -250,6 +250,26 @@ fn it_is_attached_once_for_many_changes_and_seldom_to_become_narrower() {
     assert!(filter.installed.pids.len() <= 26);
 }
 
+/// Whoever subscribes ten thousand times does not attach ten thousand programs, nor
+/// do so many that go: beyond what a program can tell apart nothing is changed.
+#[test]
+fn ten_thousand_one_by_one_attach_no_more_than_a_program_has_room_for() {
+    let mut filter = Filter::new(true);
+    let mut interest = KernelInterest::new();
+    let mut attached = 0;
+    for pid in 1..=10_000 {
+        interest.want(key(pid, 1), EventMask::EXIT, None);
+        attached += count(&mut filter, &mut interest);
+    }
+    assert!(attached <= 130, "{attached} while they came");
+    let mut attached = 0;
+    for pid in 1..=10_000 {
+        interest.forget(key(pid, 1));
+        attached += count(&mut filter, &mut interest);
+    }
+    assert!((1..=20).contains(&attached), "{attached} while they went");
+}
+
 #[test]
 fn a_crowd_is_not_told_apart_until_it_has_gone() {
     let mut filter = Filter::new(true);

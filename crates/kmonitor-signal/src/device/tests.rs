@@ -2,7 +2,6 @@
 //! processes. Real mounts: these need root.
 
 #[path = "../../tests/hand/mod.rs"]
-#[allow(dead_code, reason = "shared with tests that use the rest")]
 mod hand;
 
 use std::path::PathBuf;
