@@ -1,0 +1,3 @@
+//! Trees on simulated processes, under paused time.
+
+mod shutdown;
