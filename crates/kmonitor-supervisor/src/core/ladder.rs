@@ -78,7 +78,12 @@ impl Core {
             let past = |until: Option<Duration>| until.is_some_and(|until| until <= now);
             match &mut child.run {
                 Run::Starting { until } if past(*until) => {
-                    self.not_ready(index, now, actions);
+                    if child.stop.is_some() {
+                        // It is to be stopped anyway, but not before its turn.
+                        *until = None;
+                    } else {
+                        self.not_ready(index, now, actions);
+                    }
                 }
                 Run::Stopping { rung, .. } => match rung {
                     Rung::Grace { until } if past(*until) => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kmonitor_event::{Status, StatusSource};
+use proptest::test_runner::Config as ProptestConfig;
 
 use crate::Signal;
 use crate::backend::{Incarnation, StartError};
@@ -15,6 +16,22 @@ use crate::words::{Cause, ControlError, End, Ending, EventKind};
 
 pub(super) const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
+}
+
+/// So many cases, unless `PROPTEST_CASES` says otherwise. Failures are printed with
+/// their seed, not kept in a file.
+pub(super) fn cases(usual: u32) -> ProptestConfig {
+    let told = std::env::var_os("PROPTEST_CASES").is_some();
+    let usual = if told {
+        ProptestConfig::default().cases
+    } else {
+        usual
+    };
+    ProptestConfig {
+        cases: usual,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 /// How a start goes.
