@@ -142,8 +142,8 @@ impl ChildHandle {
     /// If it is a supervisor: takes over a new declaration of it. It holds until this
     /// supervisor is restarted by the one above, which has the declaration of before.
     /// See [`Handle::reload`].
-    pub fn reload(&self, declaration: SupervisorBuilder) -> Requested {
-        self.tree.reload_at(self.names.clone(), &declaration)
+    pub fn reload(&self, declaration: &SupervisorBuilder) -> Requested {
+        self.tree.reload_at(self.names.clone(), declaration)
     }
 
     fn request(&self, verb: Verb) -> Requested {

@@ -17,7 +17,7 @@ use super::nested::{Ask, Leavings};
 use super::outcome::Outlet;
 use super::plan::{Body, Plan, Planned};
 use crate::backend::{Backend, Incarnation, Report as Heard, Running};
-use crate::core::{ChildId, Core, Input, Request, RequestId, Told};
+use crate::core::{Child, ChildId, Core, Input, Request, RequestId, Told};
 use crate::output::OutputRing;
 use crate::spec::{ChildName, ChildPath};
 use crate::words::{Cause, ControlError, Ending};
@@ -131,7 +131,7 @@ impl Driver {
     /// It has ended; and, for the one above, nothing is stuck.
     fn is_done(&self) -> bool {
         let nested = matches!(self.outlet, Outlet::Parent { .. });
-        let stuck = || self.core.children().iter().any(|child| child.is_stuck());
+        let stuck = || self.core.children().iter().any(Child::is_stuck);
         self.core.has_ended() && !(nested && stuck())
     }
 
@@ -190,7 +190,7 @@ impl Driver {
         if self.pending.len() >= REQUESTS_MAX {
             return answer(command.reply, Err(ControlError::Busy));
         }
-        match self.request(command.path.pop(), command.verb) {
+        match self.request(command.path.pop().as_deref(), command.verb) {
             Ok(request) => {
                 self.requests += 1;
                 let id = RequestId(self.requests);
@@ -217,9 +217,9 @@ impl Driver {
     }
 
     /// The request, in the core's words.
-    fn request(&mut self, child: Option<String>, verb: Verb) -> Result<Request, ControlError> {
+    fn request(&mut self, child: Option<&str>, verb: Verb) -> Result<Request, ControlError> {
         let name = || {
-            let name = child.as_deref().unwrap_or_default();
+            let name = child.unwrap_or_default();
             ChildName::new(name).map_err(|error| ControlError::Invalid(error.into()))
         };
         Ok(match verb {

@@ -79,8 +79,8 @@ impl Handle {
     ///
     /// Resolves when all are ready or gone; the first failure is told, and whoever did
     /// not start is down.
-    pub fn reload(&self, declaration: SupervisorBuilder) -> Requested {
-        self.reload_at(Vec::new(), &declaration)
+    pub fn reload(&self, declaration: &SupervisorBuilder) -> Requested {
+        self.reload_at(Vec::new(), declaration)
     }
 
     pub(super) fn add_at(&self, path: Vec<String>, child: &ChildSpec) -> Requested {

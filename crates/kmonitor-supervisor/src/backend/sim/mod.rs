@@ -120,11 +120,7 @@ impl Sim {
     /// The paths of those of whom anything is left now.
     pub fn alive(&self) -> Vec<String> {
         let world = self.lock();
-        world
-            .alive
-            .iter()
-            .map(|(path, _)| path.to_string())
-            .collect()
+        world.alive.keys().map(ToString::to_string).collect()
     }
 
     /// How often an incarnation was started while something was left of the one before.

@@ -87,13 +87,13 @@ impl World {
             let mut actions = Vec::new();
             self.core.step(input, self.now, &mut actions);
             for action in actions {
-                self.carry_out(action, &mut inputs);
+                self.carry_out(&action, &mut inputs);
             }
         }
     }
 
-    fn carry_out(&mut self, action: Action, inputs: &mut Vec<Input>) {
-        match action {
+    fn carry_out(&mut self, action: &Action, inputs: &mut Vec<Input>) {
+        match *action {
             Action::Launch(about) => self.launch(about),
             Action::Stop(id, signal) => {
                 assert_eq!(signal, Signal::TERM);

@@ -18,8 +18,7 @@ pub(super) const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-/// So many cases, unless `PROPTEST_CASES` says otherwise. Failures are printed with
-/// their seed, not kept in a file.
+/// So many cases, unless `PROPTEST_CASES` says otherwise.
 pub(super) fn cases(usual: u32) -> ProptestConfig {
     let told = std::env::var_os("PROPTEST_CASES").is_some();
     let usual = if told {
@@ -29,7 +28,6 @@ pub(super) fn cases(usual: u32) -> ProptestConfig {
     };
     ProptestConfig {
         cases: usual,
-        failure_persistence: None,
         ..ProptestConfig::default()
     }
 }

@@ -67,7 +67,7 @@ impl Driver {
                 }
             }
             Action::AskSurvivors(about) => {
-                let left = self.running(about.child).map(|running| running.survivors());
+                let left = self.running(about.child).map(Running::survivors);
                 inputs.push(Input::Survivors(about, left.unwrap_or_default()));
             }
             Action::Signal(id, signal, reach, request) => {
