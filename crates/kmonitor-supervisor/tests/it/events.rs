@@ -23,7 +23,11 @@ async fn every_change_is_told_with_its_cause() {
     );
     let tree = start(Supervisor::builder("app").child(service("a")), &sim).await;
     let (snapshot, mut events) = tree.handle().subscribe();
-    assert!(snapshot.child("app/a").is_some_and(|a| a.is_ready()));
+    assert!(
+        snapshot
+            .child("app/a")
+            .is_some_and(kmonitor_supervisor::ChildStatus::is_ready)
+    );
     tokio::time::sleep(secs(60)).await;
     tree.handle()
         .child("a")

@@ -29,7 +29,11 @@ async fn children_are_stopped_in_reverse_order() {
     assert_eq!(report.took, secs(3));
     let b = report.child("app/b").expect("it is told of");
     assert_eq!((b.took, b.killed), (Some(secs(3)), false));
-    assert!(b.ending.as_ref().is_some_and(|ending| ending.success()));
+    assert!(
+        b.ending
+            .as_ref()
+            .is_some_and(kmonitor_supervisor::Ending::success)
+    );
     assert_eq!(sim.stopped(), ["app/sub/c", "app/b", "app/a"]);
     assert!(sim.alive().is_empty());
     let paths = report.children.iter().map(|child| child.path.as_str());
