@@ -74,19 +74,15 @@ impl Outlet {
 }
 
 impl Drop for Outlet {
-    /// A supervisor whose task is dropped or panics still has an end.
+    /// A supervisor whose task panics still has an end for the one above. The tree's
+    /// owner sees that the sender is gone.
     fn drop(&mut self) {
-        let lost = || Report {
-            end: End::Lost,
-            children: Vec::new(),
-            took: Duration::ZERO,
-        };
-        let without_end = match self {
-            Self::Owner { report, .. } => report.borrow().is_none(),
-            Self::Parent { ended, .. } => !*ended,
-        };
-        if without_end {
-            self.ended(lost());
+        if let Self::Parent { ended: false, .. } = self {
+            self.ended(Report {
+                end: End::Lost,
+                children: Vec::new(),
+                took: Duration::ZERO,
+            });
             self.empty();
         }
     }

@@ -1,7 +1,9 @@
 //! Telling a tree what to do.
 
-use kmonitor_supervisor::backend::Reach;
+use std::sync::{Arc, Mutex};
+
 use kmonitor_supervisor::backend::sim::{Escapee, Program, Sim, What};
+use kmonitor_supervisor::backend::{Backend, Launch, Reach, Reports, Running};
 use kmonitor_supervisor::spec::Backoff;
 use kmonitor_supervisor::{ChildState, ControlError, Signal, Supervisor};
 
@@ -210,4 +212,36 @@ async fn output_is_kept_over_restarts() {
     let lines = a.output().lines;
     assert_eq!(lines.len(), 2);
     assert_eq!(&*lines[1].bytes, b"hello");
+}
+
+/// A backend that writes down with which arguments it is to start what.
+#[derive(Default)]
+struct Written(Sim, Mutex<Vec<(String, usize)>>);
+
+impl Backend for Written {
+    fn start(&self, launch: Launch, reports: Reports) -> Box<dyn Running> {
+        let args = launch
+            .spec
+            .command
+            .as_ref()
+            .map_or(0, |command| command.args.len());
+        let mut written = self.1.lock().expect("nobody panicked");
+        written.push((launch.path.name().to_owned(), args));
+        drop(written);
+        self.0.start(launch, reports)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_starts_what_is_declared_now() {
+    let backend = Arc::new(Written::default());
+    let app = || Supervisor::builder("app");
+    let start = app()
+        .child(service("a"))
+        .start_on(Arc::clone(&backend) as Arc<dyn Backend>);
+    let tree = start.await.expect("a is ready");
+    let changed = app().child(service("a").arg("--more"));
+    tree.handle().reload(&changed).await.expect("a is ready");
+    let written = backend.1.lock().expect("nobody panicked").clone();
+    assert_eq!(written, [("a".into(), 0), ("a".into(), 1)]);
 }

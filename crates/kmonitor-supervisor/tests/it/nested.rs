@@ -1,8 +1,11 @@
 //! Supervisors in supervisors.
 
-use kmonitor_supervisor::backend::sim::{Program, Sim};
+use std::sync::Arc;
+
+use kmonitor_supervisor::backend::sim::{Escapee, Program, Sim};
+use kmonitor_supervisor::backend::{Backend, Launch, Reports, Running};
 use kmonitor_supervisor::spec::{Backoff, Restart, Strategy};
-use kmonitor_supervisor::{ControlError, End, Ending, Supervisor};
+use kmonitor_supervisor::{ChildState, ControlError, End, Ending, Supervisor};
 
 use crate::{secs, service, start};
 
@@ -130,4 +133,57 @@ async fn removing_a_supervisor_removes_all_below() {
         .expect("it goes");
     assert!(handle.snapshot().children.is_empty());
     assert!(x.ready().await.is_err());
+}
+
+/// It has climbed its ladders before it ended, so it is not waited for a second time.
+#[tokio::test(start_paused = true)]
+async fn one_that_gave_up_with_somebody_stuck_is_stuck_itself() {
+    let crash = Program::new().exits_after(secs(1), 1);
+    let sim = Sim::new()
+        .program(
+            "app/sub/d",
+            Program::new().leaves(Escapee::Stuck(secs(600))),
+        )
+        .program("app/sub/x", crash);
+    let sub = Supervisor::builder("sub")
+        .intensity(0, secs(60))
+        .child(service("d"))
+        .child(service("x"));
+    let tree = start(Supervisor::builder("app").supervisor(sub), &sim).await;
+    let sub = tree.handle().child("sub").expect("it is declared");
+    // 1 s to the crash, 15 s for d's ladder, 5 s of patience.
+    tokio::time::sleep(secs(22)).await;
+    let state = sub.status();
+    assert!(
+        matches!(&state.state, ChildState::Stuck { survivors } if survivors.len() == 1),
+        "{state:?}"
+    );
+    let report = tree.shutdown().await;
+    assert!(!report.is_clean());
+    assert_eq!(report.took, secs(0), "who is stuck is not waited for again");
+}
+
+/// A backend that panics when it is to start this.
+struct Panics(&'static str, Sim);
+
+impl Backend for Panics {
+    fn start(&self, launch: Launch, reports: Reports) -> Box<dyn Running> {
+        assert_ne!(launch.path.as_str(), self.0, "this is not started");
+        self.1.start(launch, reports)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_supervisor_whose_task_is_lost_has_an_end() {
+    let sub = || Supervisor::builder("sub").child(service("x"));
+    for path in ["app/sub/x", "app/y"] {
+        let builder = Supervisor::builder("app")
+            .supervisor(sub())
+            .child(service("y"));
+        let error = builder
+            .start_on(Arc::new(Panics(path, Sim::new())))
+            .await
+            .expect_err("a task is lost");
+        assert!(error.to_string().contains("lost"), "{error}");
+    }
 }

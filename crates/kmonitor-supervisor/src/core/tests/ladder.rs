@@ -265,3 +265,24 @@ fn causes_are_told() {
     assert_eq!(cause_of(&rig, exited), Some(Cause::User));
     assert_eq!(cause_of(&rig, started), Some(Cause::User));
 }
+
+/// Its launch is under way while it waits for its turn to be stopped.
+#[test]
+fn a_failed_start_of_who_is_to_be_stopped_is_no_second_restart() {
+    let rules = Rules {
+        strategy: Strategy::OneForAll,
+        ..Rules::default()
+    };
+    let children = ["a", "b", "c"].map(|name| child(name, Restart::Always));
+    let mut rig = Rig::up(rules, children.into());
+    rig.deaf.insert("c".into());
+    rig.next_start("a", Start::NotReady);
+    rig.request(Request::Restart(name("a")));
+    rig.ends("b", exit(1));
+    assert_eq!(rig.take_log(), "-a +a -c");
+    let error = crate::backend::StartError::Other("no".into());
+    rig.tell("a", Told::Failed(std::sync::Arc::new(error)));
+    rig.pass(secs(10));
+    assert_eq!(rig.take_log(), "!c +a +b +c");
+    assert_eq!(rig.running(), "a b c");
+}

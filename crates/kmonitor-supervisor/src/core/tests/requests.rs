@@ -197,3 +197,20 @@ fn requests_at_the_end_are_answered() {
     let late = rig.request(Request::Start(name("a")));
     assert!(matches!(rig.answer(late), Some(Err(ControlError::Ended))));
 }
+
+/// What was refused does not happen later either.
+#[test]
+fn a_start_of_who_is_stuck_is_refused_for_good() {
+    let mut rig = ab();
+    rig.deaf.insert("a".into());
+    rig.stuck.insert("a".into());
+    rig.request(Request::Stop(name("a")));
+    rig.pass(secs(15));
+    let start = rig.request(Request::Start(name("a")));
+    assert!(matches!(
+        rig.answer(start),
+        Some(Err(ControlError::Survivors { .. }))
+    ));
+    rig.tell("a", Told::Empty);
+    assert_eq!(rig.running(), "b");
+}

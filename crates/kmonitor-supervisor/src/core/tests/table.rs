@@ -157,3 +157,11 @@ fn a_sibling_that_was_done_is_run_again() {
     rig.ends("db", exit(1));
     assert_eq!(rig.take_log(), "-api +db +migrate +api");
 }
+
+#[test]
+fn a_forbidden_end_is_for_good() {
+    let mut rig = rig("one-for-all", "always");
+    rig.ends("x", exit(8));
+    rig.ends("a", exit(1));
+    assert_eq!(rig.running(), "a b");
+}

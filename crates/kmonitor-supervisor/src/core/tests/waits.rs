@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::rig::{Rig, child, exit, secs};
 use crate::core::Rules;
 use crate::core::waits::{Window, plain_wait, wait};
-use crate::spec::{Backoff, Intensity, Restart};
+use crate::spec::{Backoff, Intensity, Restart, Strategy};
 use crate::words::{End, EventKind};
 
 #[test]
@@ -103,4 +103,19 @@ fn one_restart_too_many_ends_the_supervisor() {
     rig.ends("b", exit(1));
     assert_eq!(rig.take_log(), "-a");
     assert!(matches!(&rig.end, Some(End::GaveUp { child }) if child.as_str() == "b"));
+}
+
+#[test]
+fn whom_a_restart_takes_along_waits_with_it() {
+    let rules = Rules {
+        strategy: Strategy::OneForAll,
+        ..Rules::default()
+    };
+    let mut b = child("b", Restart::Always);
+    b.policy.backoff = Backoff::constant(secs(5));
+    let mut rig = Rig::up(rules, vec![child("a", Restart::Always), b]);
+    rig.ends("b", exit(1));
+    assert_eq!(rig.take_log(), "-a");
+    rig.pass(secs(5));
+    assert_eq!(rig.take_log(), "+a +b");
 }
