@@ -94,7 +94,7 @@ impl Core {
         let dice = self.dice.f64();
         let child = &mut self.children[culprit];
         let after = waits::wait(&child.policy.backoff, child.in_a_row, dice);
-        let not_before = now.checked_add(after);
+        let not_before = Some(now.saturating_add(after));
         child.in_a_row = child.in_a_row.saturating_add(1);
         child.restarts += 1;
         child.attempt = Attempt::Restart;

@@ -119,3 +119,12 @@ fn whom_a_restart_takes_along_waits_with_it() {
     rig.pass(secs(5));
     assert_eq!(rig.take_log(), "+a +b");
 }
+
+#[test]
+fn a_wait_beyond_all_time_is_no_restart_at_once() {
+    let mut rig = crashing(Backoff::constant(Duration::MAX));
+    rig.pass(secs(1));
+    rig.ends("a", exit(1));
+    rig.pass(secs(1_000_000));
+    assert_eq!(rig.take_log(), "");
+}
