@@ -12,6 +12,11 @@ pub mod spec;
 
 mod output;
 mod signal;
+#[expect(
+    unsafe_code,
+    reason = "code between fork and exec, system calls that rustix does not have, and AsyncFd"
+)]
+mod sys;
 
 pub use output::{Line, OutputRing, OutputSnapshot, Stream};
 pub use signal::{ParseSignalError, Signal};
