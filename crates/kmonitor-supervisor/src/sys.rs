@@ -36,13 +36,47 @@ pub(crate) fn between_fork_and_exec(command: &mut Command, steps: impl BetweenFo
 }
 
 /// Gives every signal its default action. What was ignored would stay so beyond exec.
+/// By the system call: the C library refuses two signals that it keeps for itself,
+/// which somebody above us may have ignored all the same.
 pub(crate) fn reset_signal_actions() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL is a valid action for every number; those that cannot be
-        // changed, or are the C library's, are refused, which is as good.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// At least as large as the kernel's `struct sigaction` of any architecture.
+    const DEFAULT_ACTION: [u64; 8] = [0; 8];
+    for signal in 1..=SIGNALS {
+        // SAFETY: the kernel reads a `struct sigaction` of its own, which is all zero
+        // for the default action, and writes nothing. KILL and STOP are refused.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT_ACTION.as_ptr(),
+                std::ptr::null::<u64>(),
+                SIGNALS / 8,
+            )
+        };
     }
 }
+
+/// Blocks no signal, whatever the forking thread blocked.
+pub(crate) fn unblock_signals() {
+    const NONE: [u64; 2] = [0; 2];
+    // SAFETY: the kernel reads a signal set of the size told, and writes nothing.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            NONE.as_ptr(),
+            std::ptr::null::<u64>(),
+            SIGNALS / 8,
+        )
+    };
+}
+
+/// How many signals there are: 64, on MIPS 128.
+const SIGNALS: usize = if cfg!(any(target_arch = "mips", target_arch = "mips64")) {
+    128
+} else {
+    64
+};
 
 /// Marks all descriptors from `first` on to be closed on exec. Before Linux 5.11
 /// nothing happens.

@@ -1,10 +1,10 @@
 //! A stop leaves nothing, or says what.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kmonitor_supervisor::Signal;
 use kmonitor_supervisor::backend::linux::LinuxBackend;
-use kmonitor_supervisor::spec::{KillScope, ProcessSpec};
+use kmonitor_supervisor::spec::{KillScope, Output, ProcessSpec};
 
 use crate::world::*;
 
@@ -77,6 +77,9 @@ async fn nothing_is_left(backend: &LinuxBackend, scope: KillScope, script: &str,
     if ends {
         assert_eq!(child.exited().await.code(), Some(7));
     }
+    if script == STOPPED {
+        eventually(|| child.running.survivors().iter().any(|s| s.state == 'T')).await;
+    }
     child.signal(Signal::TERM);
     // They ignore it, and what ignores it is there.
     assert!(child.is_quiet(Duration::from_millis(100)).await);
@@ -86,7 +89,9 @@ async fn nothing_is_left(backend: &LinuxBackend, scope: KillScope, script: &str,
     if !ends {
         assert_eq!(child.exited().await.signal(), Some(9));
     }
+    let killed = Instant::now();
     child.empty().await;
+    println!("{scope:?} empty after {:?}", killed.elapsed());
     assert_eq!(living_with(&token), [0; 0], "{before:?}");
     assert!(child.running.survivors().is_empty());
     eventually(|| zombies().is_empty()).await;
@@ -148,7 +153,8 @@ async fn group() {
 async fn leader() {
     let backend = plain().await;
     let token = token();
-    let mut child = start(&backend, "c", with_token(DAEMON, &token), KillScope::Leader);
+    let daemon = with_output(with_token(DAEMON, &token), Output::Null);
+    let mut child = start(&backend, "c", daemon, KillScope::Leader);
     child.started().await;
     child.ready().await;
     assert_eq!(child.exited().await.code(), Some(7));
@@ -167,7 +173,7 @@ async fn a_stopped_child_is_continued_to_hear_term() {
     let mut child = start(&backend, "c", python(STOPPED), KillScope::Group);
     child.started().await;
     child.ready().await;
-    child.wrote("up").await;
+    eventually(|| child.running.survivors().iter().any(|s| s.state == 'T')).await;
     child.signal(Signal::TERM);
     child.signal(Signal::CONT);
     assert_eq!(child.exited().await.signal(), Some(15));

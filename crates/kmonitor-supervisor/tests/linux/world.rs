@@ -218,14 +218,21 @@ pub(crate) fn pids() -> Vec<i32> {
 
 /// Our children that are zombies.
 pub(crate) fn zombies() -> Vec<i32> {
-    let me = std::process::id().to_string();
-    let stats = pids().into_iter().filter_map(|pid| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-        let (state, parent) = (fields.next()?, fields.next()?);
-        (state == "Z" && parent == me).then_some(pid)
+    let mut found = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        found.extend(
+            children
+                .split_whitespace()
+                .map(|pid| pid.parse::<i32>().unwrap()),
+        );
+    }
+    found.retain(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.starts_with(" Z"))
     });
-    stats.collect()
+    found
 }
 
 /// Waits for what the system will do without telling us.

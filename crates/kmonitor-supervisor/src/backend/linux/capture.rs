@@ -119,11 +119,11 @@ impl Reader {
         while self.stdout.receiver.is_some() || self.stderr.receiver.is_some() {
             let ask = tokio::select! {
                 () = self.stdout.readable() => {
-                    self.stdout.read(&mut buffer, READ_BYTES, &mut self.sink);
+                    self.stdout.read(&mut buffer, false, &mut self.sink);
                     continue;
                 }
                 () = self.stderr.readable() => {
-                    self.stderr.read(&mut buffer, READ_BYTES, &mut self.sink);
+                    self.stderr.read(&mut buffer, false, &mut self.sink);
                     continue;
                 }
                 ask = asked.recv(), if listening => ask,
@@ -134,7 +134,7 @@ impl Reader {
                 continue;
             };
             for input in [&mut self.stdout, &mut self.stderr] {
-                input.read(&mut buffer, PIPE_BYTES_MAX, &mut self.sink);
+                input.read(&mut buffer, true, &mut self.sink);
                 if ask.last {
                     input.end(&mut self.sink);
                 }
@@ -155,13 +155,22 @@ impl Input {
         }
     }
 
-    /// Reads what is there, up to so many bytes.
-    fn read(&mut self, buffer: &mut [u8], mut bytes_max: usize, sink: &mut Sink) {
+    /// Reads what is there: some of it as the reactor tells of it, or all that was
+    /// written before `now`.
+    fn read(&mut self, buffer: &mut [u8], now: bool, sink: &mut Sink) {
+        let mut bytes_max = if now { PIPE_BYTES_MAX } else { READ_BYTES };
         while bytes_max > 0 {
             let Some(receiver) = &self.receiver else {
                 return;
             };
-            match receiver.try_read(buffer) {
+            let result = match receiver.try_read(buffer) {
+                // The reactor may not have told yet of what was written just now.
+                Err(error) if now && error.kind() == io::ErrorKind::WouldBlock => {
+                    rustix::io::read(receiver, &mut *buffer).map_err(io::Error::from)
+                }
+                result => result,
+            };
+            match result {
                 Ok(0) => return self.end(sink),
                 Ok(length) => {
                     let stream = self.stream;

@@ -99,6 +99,7 @@ impl BetweenForkAndExec for ChildSide {
             rustix::process::chdir(dir).map_err(|errno| Step::Directory.failed(errno))?;
         }
         sys::reset_signal_actions();
+        sys::unblock_signals();
         // Also what the application opened without close-on-exec.
         sys::close_on_exec_from(3);
         if let Some((fd, number)) = &self.notify {

@@ -34,11 +34,12 @@ mod running;
 mod scope;
 mod spawn;
 mod state;
+mod subreaper;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use kmonitor_event::EventMask;
@@ -50,6 +51,7 @@ use self::cgroup::CgroupBase;
 use self::orphans::Orphans;
 use self::running::{LinuxRunning, Shared};
 use self::state::{Record, StateDir};
+use self::subreaper::Subreaper;
 use super::{Backend, Launch, Reports, Running};
 
 pub use self::leftover::Leftover;
@@ -97,6 +99,7 @@ struct Inner {
     /// `None` inside: there is no source that tells of forks.
     census: OnceCell<Option<Arc<Census>>>,
     orphans: OnceCell<Arc<Orphans>>,
+    subreaper: OnceLock<Subreaper>,
     reap_all: bool,
     /// Makes marks and cgroup names unique, with `run`.
     counter: AtomicU64,
@@ -240,6 +243,7 @@ impl LinuxBackendBuilder {
                 spawns: Semaphore::new(SPAWNS_MAX),
                 census: OnceCell::new(),
                 orphans: OnceCell::new(),
+                subreaper: OnceLock::new(),
                 reap_all: self.reap_all,
                 counter: AtomicU64::new(0),
                 run,
@@ -289,9 +293,9 @@ impl Inner {
     /// orphaned comes to us and not to init.
     async fn census(&self) -> Option<Arc<Census>> {
         let opened = self.census.get_or_init(|| async {
-            let me = rustix::process::getpid();
-            if let Err(error) = rustix::process::set_child_subreaper(Some(me)) {
-                tracing::warn!(%error, "orphans go to init");
+            match Subreaper::begin() {
+                Ok(subreaper) => drop(self.subreaper.set(subreaper)),
+                Err(error) => tracing::warn!(%error, "orphans go to init"),
             }
             let hub = self.hub.as_ref()?;
             let events = hub.capabilities().source.events;

@@ -106,31 +106,84 @@ pub(super) fn all() -> Vec<Stat> {
     pids.filter_map(stat).collect()
 }
 
-/// The children of this process, zombies among them, whichever thread they hang on.
-pub(super) fn own_children() -> Vec<i32> {
-    let mut children = Vec::new();
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
-        return children;
-    };
-    for task in tasks.flatten() {
-        match std::fs::read_to_string(task.path().join("children")) {
-            Ok(text) => {
-                children.extend(
-                    text.split_whitespace()
-                        .filter_map(|w| w.parse::<i32>().ok()),
-                );
-            }
-            Err(_) => {
-                // A kernel without CONFIG_PROC_CHILDREN, or the thread has ended.
-                let me = own_pid();
-                let mine = all().into_iter().filter(|stat| stat.parent == me);
-                children.extend(mine.map(|stat| stat.pid));
-            }
+/// How many tasks were ever forked on this host; 0 where it does not tell.
+fn forks() -> u64 {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let mut lines = text.lines();
+    let count = lines.find_map(|line| line.strip_prefix("processes "));
+    count
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// How often nobody must be found on a host that forks all the time.
+const EMPTY_READINGS: u32 = 5;
+
+/// Looks until somebody is found, or it is certain that nobody is there.
+///
+/// Reading the table takes its time, and who is forked meanwhile by somebody who then
+/// ends can be missed. So that nobody was found counts only if nobody at all was
+/// forked meanwhile. On a host where that never happens it counts after some readings.
+pub(super) fn certainly(mut look: impl FnMut() -> Vec<Stat>) -> Vec<Stat> {
+    for _ in 0..EMPTY_READINGS {
+        let before = forks();
+        let found = look();
+        if !found.is_empty() {
+            return found;
+        }
+        if before != 0 && before == forks() {
+            break;
         }
     }
-    children.sort_unstable();
-    children.dedup();
-    children
+    Vec::new()
+}
+
+/// The children of a process, zombies among them, whichever thread they hang on.
+///
+/// The kernel may leave one out while another ends. `None` where it has no such list
+/// (`CONFIG_PROC_CHILDREN`), or the process is gone.
+pub(super) fn children(pid: i32) -> Option<Vec<i32>> {
+    let mut children = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))
+        .ok()?
+        .flatten()
+    {
+        match std::fs::read_to_string(task.path().join("children")) {
+            Ok(text) => {
+                let pids = text.split_ascii_whitespace();
+                children.extend(pids.filter_map(|word| word.parse::<i32>().ok()));
+            }
+            // The thread has ended.
+            Err(_) if task.path().exists() => return None,
+            Err(_) => {}
+        }
+    }
+    Some(children)
+}
+
+/// The children of this process.
+pub(super) fn own_children() -> Vec<i32> {
+    let me = own_pid();
+    children(me).unwrap_or_else(|| {
+        let mine = all().into_iter().filter(|stat| stat.parent == me);
+        mine.map(|stat| stat.pid).collect()
+    })
+}
+
+/// Some processes and all that descend from them, by lists of children: the cost is
+/// that of those found, however many others there are.
+pub(super) fn descending_from(roots: impl IntoIterator<Item = i32>) -> Vec<Stat> {
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    let mut todo: Vec<i32> = roots.into_iter().collect();
+    while let Some(pid) = todo.pop() {
+        if !seen.insert(pid) {
+            continue;
+        }
+        found.extend(stat(pid));
+        todo.extend(children(pid).unwrap_or_default());
+    }
+    found
 }
 
 pub(super) fn own_pid() -> i32 {

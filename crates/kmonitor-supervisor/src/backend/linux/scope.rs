@@ -59,35 +59,63 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// The members that live.
+    /// The members that live; none only if there is none.
     ///
     /// Missed is who left the session, lost its parents *and* cleared its
     /// environment.
     pub(super) fn members(&self) -> Vec<Stat> {
-        let table = Table::read();
+        let near = self.near();
+        if near.is_empty() {
+            procfs::certainly(|| self.anywhere())
+        } else {
+            near
+        }
+    }
+
+    /// Those that are found by lists of children: what descends from the root, and
+    /// from orphans that came to us. The lists are quick and not always whole.
+    fn near(&self) -> Vec<Stat> {
         let root = self.root.pid.as_raw();
-        let me = procfs::own_pid();
-        // Asked after the reading: whoever was read with that session was in it.
-        let session = self.session.as_ref();
-        let session = session.is_some_and(|root| {
-            matches!(root.readiness(), Ok(Readiness::Alive | Readiness::Zombie))
+        let orphans = procfs::own_children().into_iter().filter(|pid| {
+            *pid != root && procfs::stat(*pid).is_some_and(|stat| self.is_root(&stat))
         });
-        let carries = |stat: &Stat| {
-            let variable = self.variable.as_ref();
-            variable.is_some_and(|variable| procfs::has_variable(stat.pid, variable.as_bytes()))
-        };
-        let is_root = |stat: &Stat| {
-            // A member is not older than the root, nor is it this program.
-            if stat.start < self.root.start || stat.pid == me {
-                return false;
-            }
-            (stat.pid == root && stat.start == self.root.start)
-                || (session && stat.session == root)
-                || carries(stat)
-        };
-        let mut members = table.descending_from(is_root);
+        let has_root = procfs::stat(root).is_some_and(|stat| stat.start == self.root.start);
+        let roots = orphans.chain(has_root.then_some(root));
+        Self::living(procfs::descending_from(roots))
+    }
+
+    /// All, by reading the whole process table.
+    fn anywhere(&self) -> Vec<Stat> {
+        let table = Table::read();
+        Self::living(table.descending_from(|stat| self.is_root(stat)))
+    }
+
+    fn living(mut members: Vec<Stat>) -> Vec<Stat> {
+        let me = procfs::own_pid();
         members.retain(|stat| !stat.is_dead() && stat.pid != me);
         members
+    }
+
+    /// Whether a process is a member, whoever its parents are.
+    fn is_root(&self, stat: &Stat) -> bool {
+        let root = self.root.pid.as_raw();
+        // A member is not older than the root, nor is it this program.
+        if stat.start < self.root.start || stat.pid == procfs::own_pid() {
+            return false;
+        }
+        (stat.pid == root && stat.start == self.root.start)
+            || (stat.session == root && self.has_session())
+            || self.variable.as_ref().is_some_and(|variable| {
+                !stat.is_dead() && procfs::has_variable(stat.pid, variable.as_bytes())
+            })
+    }
+
+    /// Asked after a stat was read: whoever was read with that session was in it.
+    fn has_session(&self) -> bool {
+        let session = self.session.as_ref();
+        session.is_some_and(|root| {
+            matches!(root.readiness(), Ok(Readiness::Alive | Readiness::Zombie))
+        })
     }
 }
 
@@ -197,9 +225,7 @@ impl Scope {
                     return Ok(());
                 }
             }
-            Self::Group => {
-                let _ = self.signal(leader, Signal::KILL);
-            }
+            Self::Group if leader.ours => return self.signal(leader, Signal::KILL),
             _ => {}
         }
         self.signal_each(leader, Signal::KILL)
@@ -268,8 +294,11 @@ impl Tree {
 /// after that nobody is looked for: it may be another's.
 fn group_members(leader: &Leader) -> Vec<Stat> {
     let group = leader.identity.pid.as_raw();
-    let mut members = procfs::all();
-    members.retain(|stat| stat.group == group && !stat.is_dead());
+    let members = procfs::certainly(|| {
+        let mut members = procfs::all();
+        members.retain(|stat| stat.group == group && !stat.is_dead());
+        members
+    });
     match leader.pidfd.readiness() {
         Ok(Readiness::Reaped) => Vec::new(),
         _ => members,
