@@ -10,6 +10,7 @@
 pub mod backend;
 pub mod spec;
 
+mod core;
 mod output;
 mod signal;
 #[expect(
@@ -17,6 +18,18 @@ mod signal;
     reason = "code between fork and exec, system calls that rustix does not have, and AsyncFd"
 )]
 mod sys;
+mod tree;
+mod words;
 
 pub use output::{Line, OutputRing, OutputSnapshot, Stream};
 pub use signal::{ParseSignalError, Signal};
+#[doc(no_inline)]
+pub use tokio_util::sync::CancellationToken;
+pub use tree::{
+    ChildHandle, ChildSpec, Events, Handle, Requested, Schedule, Service, Supervisor,
+    SupervisorBuilder, Task, TaskError, Tree,
+};
+pub use words::{
+    BuildError, Cause, ChildReport, ChildState, ChildStatus, ControlError, End, Ending, Event,
+    EventKind, Gone, Report, Snapshot, StartFailure, StartTreeError, TaskEnd,
+};

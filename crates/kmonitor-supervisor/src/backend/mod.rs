@@ -13,6 +13,7 @@
 //! follows it. Everything else (grace, time limits, restarts) is the core's business.
 
 pub mod linux;
+pub mod sim;
 
 use std::fmt;
 use std::io;

@@ -1,0 +1,85 @@
+//! Requests on their way to the supervisor that they concern.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::plan::{Plan, Planned};
+use crate::Signal;
+use crate::backend::Reach;
+use crate::words::ControlError;
+
+/// So many requests may wait to be read by a supervisor, and as many to be answered.
+pub(super) const REQUESTS_MAX: usize = 1024;
+
+pub(super) type Reply = oneshot::Sender<Result<(), ControlError>>;
+
+pub(super) struct Command {
+    /// The names from the supervisor that reads this to the child that is meant; of
+    /// [`Verb::Add`] and [`Verb::Reload`], to the supervisor.
+    pub(super) path: Vec<String>,
+    pub(super) verb: Verb,
+    pub(super) reply: Reply,
+}
+
+pub(super) enum Verb {
+    Start,
+    Stop,
+    Restart,
+    Signal(Signal, Reach),
+    Remove,
+    Add(Box<Planned>),
+    Reload(Box<Plan>),
+}
+
+/// A request that has been made; a future of its outcome.
+///
+/// The request is made when the method is called, not when this is first polled, and
+/// dropping this does not take it back. It resolves when the effect is visible.
+///
+/// # Cancel safety
+/// Can be polled, kept and dropped at will.
+#[must_use = "the request is made, but whether it succeeded is only told to who awaits it"]
+#[derive(Debug)]
+pub struct Requested {
+    answer: oneshot::Receiver<Result<(), ControlError>>,
+}
+
+impl Requested {
+    /// Hands a request to a supervisor.
+    pub(super) fn make(to: &mpsc::Sender<Command>, path: Vec<String>, verb: Verb) -> Self {
+        let (reply, answer) = oneshot::channel();
+        let command = Command { path, verb, reply };
+        pass_on(to, command);
+        Self { answer }
+    }
+
+    /// One that failed before it was made.
+    pub(super) fn refused(error: ControlError) -> Self {
+        let (reply, answer) = oneshot::channel();
+        let _ = reply.send(Err(error));
+        Self { answer }
+    }
+}
+
+/// Hands a command to a supervisor, or answers why not.
+pub(super) fn pass_on(to: &mpsc::Sender<Command>, command: Command) {
+    let (command, error) = match to.try_send(command) {
+        Ok(()) => return,
+        Err(mpsc::error::TrySendError::Full(command)) => (command, ControlError::Busy),
+        Err(mpsc::error::TrySendError::Closed(command)) => (command, ControlError::Ended),
+    };
+    let _ = command.reply.send(Err(error));
+}
+
+impl Future for Requested {
+    type Output = Result<(), ControlError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = Pin::new(&mut self.answer).poll(cx);
+        // A supervisor that ended has answered all; its task may be gone, though.
+        answer.map(|answer| answer.unwrap_or(Err(ControlError::Ended)))
+    }
+}
