@@ -89,7 +89,11 @@ impl Capture {
         let (done, answer) = oneshot::channel();
         // Closed: all ends are, and everything was read.
         if self.asks.send(Ask { last, done }).await.is_ok() {
-            let _ = answer.await;
+            tokio::select! {
+                _ = answer => {}
+                // What is sent while the other side goes away can stay in the channel.
+                () = self.asks.closed() => {}
+            }
         }
     }
 }

@@ -60,12 +60,18 @@ struct Known {
     closed: bool,
 }
 
-/// The knowledge, kept up to date by a task.
+/// The knowledge, kept up to date by a task. When all its users are gone the task
+/// goes on until the orphans that have come to us are reaped.
 #[derive(Debug)]
 pub(super) struct Census {
+    board: Arc<Board>,
+    asks: mpsc::Sender<Ask>,
+}
+
+#[derive(Debug, Default)]
+struct Board {
     known: Mutex<Known>,
     changed: Notify,
-    asks: mpsc::Sender<Ask>,
 }
 
 struct Ask {
@@ -90,18 +96,14 @@ impl Census {
             .keep_open();
         let events = hub.subscribe(filter).await?;
         let (asks, asked) = mpsc::channel(64);
-        let census = Arc::new(Self {
-            known: Mutex::default(),
-            changed: Notify::new(),
-            asks,
-        });
-        census.known().seed_ourselves();
-        tokio::spawn(run(Arc::downgrade(&census), events, asked));
-        Ok(census)
+        let board = Arc::new(Board::default());
+        board.known().seed_ourselves();
+        tokio::spawn(run(Arc::clone(&board), events, asked));
+        Ok(Arc::new(Self { board, asks }))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.board.known()
     }
 
     /// To be had before a child is forked whose line will be asked for.
@@ -159,7 +161,7 @@ impl Census {
 
     async fn wait<T>(&self, mut look: impl FnMut(&Known) -> Option<T>) -> T {
         loop {
-            let changed = self.changed.notified();
+            let changed = self.board.changed.notified();
             tokio::pin!(changed);
             // Registered before the look: a change after it is not missed.
             changed.as_mut().enable();
@@ -210,31 +212,26 @@ impl Drop for Expected {
     }
 }
 
-async fn run(
-    census: std::sync::Weak<Census>,
-    mut events: Subscription,
-    mut asked: mpsc::Receiver<Ask>,
-) {
-    loop {
+async fn run(board: Arc<Board>, mut events: Subscription, mut asked: mpsc::Receiver<Ask>) {
+    let mut used = true;
+    while used || board.known().has_orphans() {
         tokio::select! {
             event = events.next() => {
-                let Some(census) = census.upgrade() else { return };
-                match event {
-                    Some(event) => census.take(&event),
-                    None => {
-                        tracing::warn!("process events have ended; trees are scanned for from now on");
-                        census.known().closed = true;
-                        census.changed.notify_waiters();
-                        return;
-                    }
-                }
+                let Some(event) = event else {
+                    tracing::warn!("process events have ended; trees are scanned for from now on");
+                    board.known().closed = true;
+                    board.changed.notify_waiters();
+                    return;
+                };
+                board.take(&event);
             }
-            ask = asked.recv() => {
-                // None: the last user is gone.
-                let Some(Ask { process, reply }) = ask else { return };
+            ask = asked.recv(), if used => {
+                let Some(Ask { process, reply }) = ask else {
+                    used = false;
+                    continue;
+                };
                 let added = events.add_tree(process).await;
-                let Some(census) = census.upgrade() else { return };
-                let answer = added.map(|()| census.known().seed_tree(process.pid));
+                let answer = added.map(|()| board.known().seed_tree(process.pid));
                 // Nobody waits for it any more: the line is known all the same.
                 let _ = reply.send(answer);
             }
@@ -242,7 +239,11 @@ async fn run(
     }
 }
 
-impl Census {
+impl Board {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(&self, event: &Event) {
         let mut known = self.known();
         match event.kind {
@@ -270,6 +271,16 @@ impl Known {
     fn new_line(&mut self) -> Line {
         self.lines += 1;
         Line(self.lines)
+    }
+
+    /// Whether a child of ours, alive or a zombie, is one that somebody else forked.
+    fn has_orphans(&self) -> bool {
+        let is_orphan = |pid: &i32| {
+            let nodes = self.nodes.get(pid).into_iter().flatten();
+            let mut unreaped = self.unreaped.iter();
+            nodes.into_iter().any(|node| !node.first) || unreaped.any(|(dead, _)| dead == pid)
+        };
+        procfs::own_children().iter().any(is_orphan)
     }
 
     fn add(&mut self, pid: i32, node: Node) {

@@ -500,6 +500,7 @@ async fn follow(
             },
             marks: Marks {
                 root: leader.identity,
+                rootless: false,
                 session: Some(Arc::clone(&leader.pidfd)),
                 variable: Some(variable),
             },

@@ -163,6 +163,7 @@ pub(super) async fn scope_of(
 fn marks_of(record: &Record, leader: &Leader) -> Marks {
     Marks {
         root: leader.identity,
+        rootless: false,
         session: Some(Arc::clone(&leader.pidfd)),
         variable: Some(format!("{MARK}={}", record.marker)),
     }
@@ -185,6 +186,7 @@ pub(super) async fn clear(record: &Record) -> Result<(), String> {
     // Its numbers may be another's now: only the mark tells.
     let marks = Marks {
         root,
+        rootless: true,
         session: None,
         variable: Some(format!("{MARK}={}", record.marker)),
     };

@@ -51,6 +51,8 @@ pub(super) struct Tree {
 #[derive(Debug, Clone)]
 pub(super) struct Marks {
     pub(super) root: Identity,
+    /// Known to be dead, so that whoever has its pid is another.
+    pub(super) rootless: bool,
     /// Of a root that led a session of its own from the beginning: nobody else is in
     /// it. Its number is the root's until that is reaped, and says nothing after.
     pub(super) session: Option<Arc<Pidfd>>,
@@ -79,7 +81,8 @@ impl Marks {
         let orphans = procfs::own_children().into_iter().filter(|pid| {
             *pid != root && procfs::stat(*pid).is_some_and(|stat| self.is_root(&stat))
         });
-        let has_root = procfs::stat(root).is_some_and(|stat| stat.start == self.root.start);
+        let has_root =
+            !self.rootless && procfs::stat(root).is_some_and(|stat| stat.start == self.root.start);
         let roots = orphans.chain(has_root.then_some(root));
         Self::living(procfs::descending_from(roots))
     }
@@ -103,7 +106,7 @@ impl Marks {
         if stat.start < self.root.start || stat.pid == procfs::own_pid() {
             return false;
         }
-        (stat.pid == root && stat.start == self.root.start)
+        (!self.rootless && stat.pid == root && stat.start == self.root.start)
             || (stat.session == root && self.has_session())
             || self.variable.as_ref().is_some_and(|variable| {
                 !stat.is_dead() && procfs::has_variable(stat.pid, variable.as_bytes())
