@@ -315,8 +315,8 @@ impl Known {
 
     fn seed(&mut self, table: &Table, root: i32, line: Line) {
         for stat in table.descending_from(|stat| stat.pid == root) {
-            let nodes = self.nodes.entry(stat.pid).or_default();
-            if let Some(node) = nodes.iter_mut().find(|node| node.born_by >= stat.start) {
+            let mut nodes = self.nodes.get_mut(&stat.pid).into_iter().flatten();
+            if let Some(node) = nodes.find(|node| node.born_by >= stat.start) {
                 // Known as another line's: the newer claim is the more exact one.
                 let former = std::mem::replace(&mut node.line, line);
                 if let Some(count) = self.living.get_mut(&former) {
@@ -345,10 +345,9 @@ impl Known {
 
     fn forked(&mut self, parent: ProcessKey, child: ProcessKey, born_by: u64) {
         let pid = child.pid().as_raw();
-        let nodes = self.nodes.entry(pid).or_default();
-        if let Some(node) = nodes
-            .iter_mut()
-            .find(|node| node.key.is_none() && node.born_by.abs_diff(born_by) <= 2)
+        let mut nodes = self.nodes.get_mut(&pid).into_iter().flatten();
+        if let Some(node) =
+            nodes.find(|node| node.key.is_none() && node.born_by.abs_diff(born_by) <= 2)
         {
             // Found in /proc before its fork was told.
             node.key = Some(child);

@@ -293,24 +293,31 @@ impl Inner {
     /// orphaned comes to us and not to init.
     async fn census(&self) -> Option<Arc<Census>> {
         let opened = self.census.get_or_init(|| async {
+            let census = self.open_census().await;
+            // Only now: who was orphaned before went elsewhere, so that whoever was our
+            // child when the census began is the application's own.
             match Subreaper::begin() {
                 Ok(subreaper) => drop(self.subreaper.set(subreaper)),
                 Err(error) => tracing::warn!(%error, "orphans go to init"),
             }
-            let hub = self.hub.as_ref()?;
-            let events = hub.capabilities().source.events;
-            if !events.contains(EventMask::FORK | EventMask::EXIT) {
-                return None;
-            }
-            match Census::open(hub).await {
-                Ok(census) => Some(census),
-                Err(error) => {
-                    tracing::warn!(%error, "trees are scanned for");
-                    None
-                }
-            }
+            census
         });
         opened.await.clone()
+    }
+
+    async fn open_census(&self) -> Option<Arc<Census>> {
+        let hub = self.hub.as_ref()?;
+        let events = hub.capabilities().source.events;
+        if !events.contains(EventMask::FORK | EventMask::EXIT) {
+            return None;
+        }
+        match Census::open(hub).await {
+            Ok(census) => Some(census),
+            Err(error) => {
+                tracing::warn!(%error, "trees are scanned for");
+                None
+            }
+        }
     }
 
     /// Who reaps what came to us, where no census does.
