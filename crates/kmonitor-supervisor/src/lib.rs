@@ -13,6 +13,7 @@ pub mod spec;
 mod core;
 mod output;
 mod signal;
+mod start;
 #[expect(
     unsafe_code,
     reason = "code between fork and exec, system calls that rustix does not have, and AsyncFd"

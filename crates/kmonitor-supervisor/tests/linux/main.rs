@@ -2,6 +2,7 @@
 
 mod adoption;
 mod beside;
+mod daemons;
 mod errors;
 mod killed;
 mod many;

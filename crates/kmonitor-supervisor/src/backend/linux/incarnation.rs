@@ -83,7 +83,8 @@ async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, shared: Arc<Sh
                 biased;
                 () = &mut ready, if !is_ready => {
                     is_ready = true;
-                    if let Some(record) = record.as_mut().filter(|_| !was_ready) {
+                    // Nothing is noted after it: the descriptor goes.
+                    if let Some(mut record) = record.take().filter(|_| !was_ready) {
                         record.mark_ready();
                     }
                     reports.send(Report::Ready);

@@ -221,6 +221,22 @@ impl LinuxBackendBuilder {
             Some(dir) => Some(StateDir::open(dir, self.lock_patience).await?),
             None => None,
         };
+        let backend = self.assemble(state);
+        backend.inner.clear_unnamed_cgroups();
+        if backend.inner.reap_all {
+            backend.inner.orphans().await;
+        }
+        Ok(backend)
+    }
+}
+
+impl LinuxBackendBuilder {
+    /// For who gave no state directory, so that nothing can fail.
+    pub(crate) fn build_without_state(self) -> LinuxBackend {
+        self.assemble(None)
+    }
+
+    fn assemble(self, state: Option<StateDir>) -> LinuxBackend {
         let run = this_run();
         let base = match &state {
             // The same for the next run, which finds there what this one left.
@@ -235,7 +251,7 @@ impl LinuxBackendBuilder {
             tracing::info!(%why, "no cgroups for children");
         }
         let left = state.as_ref().map(StateDir::records).unwrap_or_default();
-        let backend = LinuxBackend {
+        LinuxBackend {
             inner: Arc::new(Inner {
                 hub: self.hub,
                 state,
@@ -249,12 +265,7 @@ impl LinuxBackendBuilder {
                 run,
                 left: Mutex::new(left),
             }),
-        };
-        backend.inner.clear_unnamed_cgroups();
-        if backend.inner.reap_all {
-            backend.inner.orphans().await;
         }
-        Ok(backend)
     }
 }
 
