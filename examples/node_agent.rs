@@ -54,10 +54,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
             eprintln!("it outlived being killed: {survivor}");
         }
     }
-    println!("the node runs what it should");
 
     let handle = tree.handle();
     tokio::select! {
+        // First, so that signals are heard before anything is said.
+        biased;
         report = tree.run_until_signal() => drop(report?),
         () = follow(&desired, text, &handle) => {}
     }
@@ -66,6 +67,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// Applies each change of the file.
 async fn follow(desired: &Path, mut applied: String, handle: &Handle) {
+    println!("the node runs what it should");
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         look.tick().await;

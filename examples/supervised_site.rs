@@ -37,7 +37,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
             child.path, child.state, child.scope
         );
     }
-    println!("http://{web} answers");
 
     let (_, mut events) = tree.handle().subscribe();
     tokio::spawn(async move {
@@ -45,7 +44,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
             println!("{event}");
         }
     });
-    let report = tree.run_until_signal().await?;
+    // In this order: who reads that it is up may stop it at once.
+    let up = async { println!("http://{web} answers") };
+    let (report, ()) = tokio::join!(biased; tree.run_until_signal(), up);
+    let report = report?;
     if report.is_clean() {
         println!("nothing is left");
         Ok(())

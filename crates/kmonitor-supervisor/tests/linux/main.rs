@@ -1,4 +1,8 @@
 //! The Linux backend on a real kernel, directly, without a tree above it.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails, also in a function it calls"
+)]
 
 mod adoption;
 mod beside;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::capture::{Awaited, Capture, Ends};
-use super::census::{Expected, Line};
+use super::census::{Census, Expected, Line};
 use super::cgroup::{self, Cgroup};
 use super::leader::{Ending, Leader};
 use super::ready::{self, Waiting};
@@ -351,7 +351,7 @@ async fn attempt(
     if shared.is_killed() {
         return Err(StartError::Cancelled);
     }
-    let expected = census.as_ref().map(|census| census.expect_child());
+    let expected = census.as_ref().map(Census::expect_child);
     if let Some(orphans) = orphans {
         orphans.expect();
     }
@@ -526,10 +526,7 @@ async fn follow(
     })
 }
 
-async fn line_of(
-    expected: &Expected,
-    leader: &Leader,
-) -> Option<(Arc<super::census::Census>, Line)> {
+async fn line_of(expected: &Expected, leader: &Leader) -> Option<(Arc<Census>, Line)> {
     let identity = leader.identity;
     let line = expected.line_of(identity.pid, identity.start).await?;
     Some((Arc::clone(expected.census()), line))

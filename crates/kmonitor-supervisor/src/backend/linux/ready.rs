@@ -46,7 +46,7 @@ impl Waiting {
             Self::Never => false,
         };
         if !is_ready {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

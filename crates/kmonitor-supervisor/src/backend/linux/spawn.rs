@@ -66,7 +66,7 @@ pub(super) fn spawn(
     let _taken = match &with.notify {
         Some((fd, number)) => Some(
             rustix::io::fcntl_dupfd_cloexec(fd, *number)
-                .map_err(|errno| failed(notify_failed(*number, errno.into())))?,
+                .map_err(|errno| failed(notify_failed(*number, &errno.into())))?,
         ),
         None => None,
     };
@@ -124,7 +124,7 @@ fn invalid(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
-fn notify_failed(number: i32, error: io::Error) -> io::Error {
+fn notify_failed(number: i32, error: &io::Error) -> io::Error {
     let text = format!("cannot give it descriptor {number} to notify by: {error}");
     io::Error::new(error.kind(), text)
 }
@@ -165,7 +165,7 @@ fn explain(
                 cause()
             ))
         }
-        Some(Step::Notify) => notify_failed(notify.unwrap_or_default(), cause()),
+        Some(Step::Notify) => notify_failed(notify.unwrap_or_default(), &cause()),
     };
     StartError::Spawn { program, error }
 }
