@@ -13,6 +13,12 @@ pub mod spec;
 mod core;
 mod output;
 mod signal;
+mod start;
+#[expect(
+    unsafe_code,
+    reason = "code between fork and exec, system calls that rustix does not have, and AsyncFd"
+)]
+mod sys;
 mod tree;
 mod words;
 

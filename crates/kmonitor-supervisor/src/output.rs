@@ -1,7 +1,8 @@
 //! What a child wrote, by line, in a bounded ring.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Which of a child's streams a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,6 +13,16 @@ pub enum Stream {
     Stderr,
 }
 
+impl Stream {
+    /// `stdout` or `stderr`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
 /// One line, without its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -20,6 +31,15 @@ pub struct Line {
     pub stream: Stream,
     /// Its bytes; not necessarily UTF-8.
     pub bytes: Box<[u8]>,
+    /// Whether it was longer, and its end left out.
+    pub cut: bool,
+}
+
+impl Line {
+    /// Its text; what is not UTF-8 is replaced.
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes)
+    }
 }
 
 /// The last lines of a child, across its incarnations.
@@ -56,23 +76,67 @@ impl OutputRing {
 
     /// Adds a line; the oldest goes if there is no room.
     pub fn push(&self, stream: Stream, bytes: &[u8]) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.lines.push_back(Line {
+        self.add(stream, bytes, false);
+    }
+
+    /// Adds the beginning of a line that was too long.
+    pub fn push_cut(&self, stream: Stream, bytes: &[u8]) {
+        self.add(stream, bytes, true);
+    }
+
+    fn add(&self, stream: Stream, bytes: &[u8], cut: bool) {
+        let line = Line {
             stream,
             bytes: bytes.into(),
-        });
+            cut,
+        };
+        let mut state = self.state();
+        state.lines.push_back(line);
         while state.lines.len() > self.lines_max {
             state.lines.pop_front();
             state.dropped += 1;
         }
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What it holds now.
     pub fn snapshot(&self) -> OutputSnapshot {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         OutputSnapshot {
             lines: state.lines.iter().cloned().collect(),
             dropped: state.dropped,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_counted() {
+        let ring = OutputRing::new(2);
+        for line in ["a", "b", "c", "d", "e"] {
+            ring.push(Stream::Stdout, line.as_bytes());
+        }
+        let held = ring.snapshot();
+        let lines: Vec<_> = held.lines.iter().map(Line::text).collect();
+        assert_eq!(
+            (lines.as_slice(), held.dropped),
+            (&["d".into(), "e".into()][..], 3)
+        );
+    }
+
+    #[test]
+    fn a_ring_for_nothing_only_counts() {
+        let ring = OutputRing::new(0);
+        ring.push_cut(Stream::Stderr, b"x");
+        assert_eq!(
+            (ring.snapshot().lines.len(), ring.snapshot().dropped),
+            (0, 1)
+        );
     }
 }

@@ -12,6 +12,7 @@
 //! own process (the leader), `Empty` that of the last process in its scope; nothing
 //! follows it. Everything else (grace, time limits, restarts) is the core's business.
 
+pub mod linux;
 pub mod sim;
 
 use std::fmt;

@@ -1,0 +1,153 @@
+//! Whom a specification names: a pid, `PID:INODE`, or what a pid file says.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use kmonitor_event::{Pid, ProcessRef};
+use kmonitor_pidfd::{Pidfd, Readiness};
+use rustix::fs::OFlags;
+
+use super::procfs;
+use crate::spec::Adopt;
+
+/// A pid, blanks, an end of the line; some daemons add a line or two.
+const FILE_BYTES_MAX: u64 = 256;
+
+/// The clock may have been set a little between the start and the writing.
+const CLOCK_SLACK_NS: u64 = 1_000_000_000;
+
+/// Takes hold of who is named.
+///
+/// # Errors
+/// What to tell a person.
+pub(super) fn find(adopt: &Adopt) -> Result<Arc<Pidfd>, String> {
+    let pidfd = match adopt {
+        Adopt::Pid(pid) => open(ProcessRef::from(*pid))?,
+        Adopt::Process(process) => open(*process)?,
+        Adopt::PidFile(path) => {
+            in_file(path).map_err(|why| format!("pid file {}: {why}", path.display()))?
+        }
+    };
+    let pid = pidfd.pid();
+    if procfs::own_ancestry().contains(&pid.as_raw()) {
+        return Err(format!(
+            "process {pid} is this program, or one it descends from"
+        ));
+    }
+    match pidfd.readiness() {
+        Ok(Readiness::Alive) => Ok(Arc::new(pidfd)),
+        Ok(_) => Err(format!("process {pid} is dead already")),
+        Err(error) => Err(format!("process {pid}: {error}")),
+    }
+}
+
+fn open(process: ProcessRef) -> Result<Pidfd, String> {
+    Pidfd::open_ref(process).map_err(|error| format!("process {process}: {error}"))
+}
+
+fn in_file(path: &Path) -> Result<Pidfd, String> {
+    let text = |error: io::Error| error.to_string();
+    // A pipe in its place must not make us wait.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let mut options = File::options();
+    let file = options.read(true).custom_flags(flags).open(path);
+    let file = file.map_err(text)?;
+    let data = file.metadata().map_err(text)?;
+    if !data.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    let mut beginning = (&file).take(FILE_BYTES_MAX + 1);
+    beginning.read_to_end(&mut bytes).map_err(text)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!(
+            "it is longer than {FILE_BYTES_MAX} bytes, so it holds something else"
+        ));
+    }
+    let pid = pid_in(&bytes)?;
+    // Held first, and then compared: the pid may change hands at any time.
+    let pidfd = open(ProcessRef::from(pid))?;
+    let stat = procfs::stat(pid.as_raw()).ok_or(format!("process {pid} is gone"))?;
+    let seconds = u64::try_from(data.mtime()).unwrap_or(0);
+    let nanos = u64::try_from(data.mtime_nsec()).unwrap_or(0);
+    let written_ns = seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
+    let started_ns = procfs::wall_ns_of_start(stat.start);
+    if started_ns > written_ns.saturating_add(CLOCK_SLACK_NS) {
+        return Err(format!(
+            "process {pid} is younger than the file, so it is not the one that was meant"
+        ));
+    }
+    Ok(pidfd)
+}
+
+/// The first word of the file.
+fn pid_in(bytes: &[u8]) -> Result<Pid, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it holds no text".to_owned())?;
+    let word = text.split_whitespace().next().ok_or("it is empty")?;
+    word.parse()
+        .map_err(|error: kmonitor_event::ParsePidError| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn refused(content: &[u8]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.pid");
+        fs::write(&path, content).unwrap();
+        find(&Adopt::PidFile(path)).unwrap_err()
+    }
+
+    #[test]
+    fn files_that_name_nobody_say_why() {
+        assert!(refused(b"").contains("it is empty"));
+        assert!(refused(b" \n").contains("it is empty"));
+        assert!(refused(b"nginx\n").contains("not a process id"));
+        assert!(refused(b"-1").contains("positive"));
+        assert!(refused(b"99999999999999").contains("2147483647"));
+        assert!(refused(&[0xff, 0xfe]).contains("no text"));
+        assert!(refused(&[b'1'; 4096]).contains("longer than"));
+        assert!(refused(b"2147483647").contains("2147483647"));
+        let missing = find(&Adopt::PidFile("/nowhere/x.pid".into())).unwrap_err();
+        assert!(missing.contains("/nowhere/x.pid") && missing.contains("No such file"));
+        let directory = find(&Adopt::PidFile("/".into())).unwrap_err();
+        assert!(directory.contains("not a regular file"), "{directory}");
+    }
+
+    #[test]
+    fn we_and_our_ancestors_are_not_adopted() {
+        for pid in [Pid::current(), Pid::new(1).unwrap()] {
+            let error = find(&Adopt::Pid(pid)).unwrap_err();
+            assert!(error.contains("descends from"), "{error}");
+        }
+    }
+
+    #[test]
+    fn who_is_younger_than_the_file_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.pid");
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        fs::write(&path, format!("{}\n", child.id())).unwrap();
+        let fresh = find(&Adopt::PidFile(path.clone()));
+        let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(hour_ago)
+            .unwrap();
+        let stale = find(&Adopt::PidFile(path));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(fresh.unwrap().pid().as_raw(), child.id() as i32);
+        assert!(stale.unwrap_err().contains("younger"));
+    }
+}

@@ -1,0 +1,64 @@
+//! Which process, beyond its pid: what is written down to find it again.
+
+use std::num::NonZeroU64;
+
+use kmonitor_event::{Pid, ProcessRef};
+use kmonitor_pidfd::Pidfd;
+
+use super::procfs;
+use crate::backend::Process;
+
+/// A process, told from all others of this boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) pid: Pid,
+    /// The inode of its pidfd, where the kernel gives it one (6.9).
+    pub(super) inode: Option<NonZeroU64>,
+    /// Clock ticks from boot; 0 where it could not be read.
+    pub(super) start: u64,
+}
+
+impl Identity {
+    /// Of a process that is held.
+    pub(super) fn of(pidfd: &Pidfd) -> Self {
+        Self {
+            pid: pidfd.pid(),
+            inode: pidfd.inode(),
+            start: procfs::stat(pidfd.pid().as_raw()).map_or(0, |stat| stat.start),
+        }
+    }
+
+    /// Takes hold of it, dead or alive, if it has not been reaped.
+    pub(super) fn open(&self) -> Option<Pidfd> {
+        let pidfd = Pidfd::open(self.pid).ok()?;
+        let same = match (self.inode, pidfd.inode()) {
+            (Some(expected), Some(found)) => expected == found,
+            // Start times count in hundredths of a second: another process has this
+            // one only if it got the same pid within one.
+            _ => self.start != 0 && Self::of(&pidfd).start == self.start,
+        };
+        same.then_some(pidfd)
+    }
+
+    pub(super) fn process(&self) -> Process {
+        Process::new(self.pid, self.inode)
+    }
+
+    pub(super) fn process_ref(&self) -> ProcessRef {
+        ProcessRef {
+            pid: self.pid,
+            inode: self.inode,
+        }
+    }
+}
+
+/// Takes hold of a process that was seen in a listing, if it is still that one.
+///
+/// The pidfd is opened first and the listing's start time compared after it. If the
+/// pid changed hands before the opening, the times differ; if after it, the pidfd is
+/// that of a reaped process, and does nothing.
+pub(super) fn open_seen(seen: &procfs::Stat) -> Option<Pidfd> {
+    let pidfd = Pidfd::open(seen.pid()?).ok()?;
+    let now = procfs::stat(seen.pid)?;
+    (now.start == seen.start).then_some(pidfd)
+}

@@ -1,0 +1,370 @@
+//! What `/proc` says of processes. Reading and parsing only.
+//!
+//! Rules: `proc_pid_stat(5)`, `fs/proc/array.c`.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read};
+
+use kmonitor_event::Pid;
+use rustix::time::{ClockId, clock_gettime};
+
+/// The fields of a stat line that anything here depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) pid: i32,
+    pub(super) state: u8,
+    pub(super) parent: i32,
+    pub(super) group: i32,
+    pub(super) session: i32,
+    threads: i64,
+    /// Clock ticks from boot.
+    pub(super) start: u64,
+}
+
+impl Stat {
+    /// Whether all its threads are dead. A zombie leader of living threads is not.
+    pub(super) fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
+    }
+
+    pub(super) fn pid(&self) -> Option<Pid> {
+        Pid::new(self.pid)
+    }
+}
+
+/// Parses a stat line. The name may hold any bytes, so it ends at the last `)`.
+/// Allocates nothing: a child uses it between fork and exec.
+pub(super) fn parse_stat(line: &[u8]) -> Option<Stat> {
+    let name_end = line.iter().rposition(|byte| *byte == b')')?;
+    let name_begin = line.iter().position(|byte| *byte == b'(')?;
+    let pid = number(line.get(..name_begin)?.trim_ascii())?;
+    let mut fields = line
+        .get(name_end + 1..)?
+        .split(u8::is_ascii_whitespace)
+        .filter(|field| !field.is_empty());
+    let state = *fields.next()?.first()?;
+    let parent = number(fields.next()?)?;
+    let group = number(fields.next()?)?;
+    let session = number(fields.next()?)?;
+    // Fields 20 and 22, counted from field 7.
+    let threads = number(fields.nth(13)?)?;
+    let start = number(fields.nth(1)?)?;
+    Some(Stat {
+        pid,
+        state,
+        parent,
+        group,
+        session,
+        threads,
+        start,
+    })
+}
+
+/// The name in a stat line or, the same, in `comm`.
+fn name_in(line: &[u8]) -> Option<String> {
+    let begin = line.iter().position(|byte| *byte == b'(')? + 1;
+    let end = line.iter().rposition(|byte| *byte == b')')?;
+    Some(String::from_utf8_lossy(line.get(begin..end)?).into_owned())
+}
+
+fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// A stat line is some 350 bytes.
+const STAT_BYTES_MAX: usize = 2048;
+
+fn read_stat(path: &str, bytes: &mut [u8; STAT_BYTES_MAX]) -> io::Result<usize> {
+    // One read gives the whole record.
+    File::open(path)?.read(bytes)
+}
+
+/// The stat of a process; `None` where there is none.
+pub(super) fn stat(pid: i32) -> Option<Stat> {
+    let mut bytes = [0; STAT_BYTES_MAX];
+    let length = read_stat(&format!("/proc/{pid}/stat"), &mut bytes).ok()?;
+    parse_stat(bytes.get(..length)?)
+}
+
+/// The stat of a process, and its name.
+pub(super) fn stat_and_name(pid: i32) -> Option<(Stat, String)> {
+    let mut bytes = [0; STAT_BYTES_MAX];
+    let length = read_stat(&format!("/proc/{pid}/stat"), &mut bytes).ok()?;
+    let line = bytes.get(..length)?;
+    Some((parse_stat(line)?, name_in(line)?))
+}
+
+/// All processes, zombies among them.
+pub(super) fn all() -> Vec<Stat> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(stat).collect()
+}
+
+/// How many tasks were ever forked on this host; 0 where it does not tell.
+fn forks() -> u64 {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let mut lines = text.lines();
+    let count = lines.find_map(|line| line.strip_prefix("processes "));
+    count
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// How often nobody must be found on a host that forks all the time.
+const EMPTY_READINGS: u32 = 5;
+
+/// Looks until somebody is found, or it is certain that nobody is there.
+///
+/// Reading the table takes its time, and who is forked meanwhile by somebody who then
+/// ends can be missed. So that nobody was found counts only if nobody at all was
+/// forked meanwhile. On a host where that never happens it counts after some readings.
+pub(super) fn certainly(mut look: impl FnMut() -> Vec<Stat>) -> Vec<Stat> {
+    for _ in 0..EMPTY_READINGS {
+        let before = forks();
+        let found = look();
+        if !found.is_empty() {
+            return found;
+        }
+        if before != 0 && before == forks() {
+            break;
+        }
+    }
+    Vec::new()
+}
+
+/// The children of a process, zombies among them, whichever thread they hang on.
+///
+/// The kernel may leave one out while another ends. `None` where it has no such list
+/// (`CONFIG_PROC_CHILDREN`), or the process is gone.
+pub(super) fn children(pid: i32) -> Option<Vec<i32>> {
+    let mut children = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))
+        .ok()?
+        .flatten()
+    {
+        match std::fs::read_to_string(task.path().join("children")) {
+            Ok(text) => {
+                let pids = text.split_ascii_whitespace();
+                children.extend(pids.filter_map(|word| word.parse::<i32>().ok()));
+            }
+            // The thread has ended.
+            Err(_) if task.path().exists() => return None,
+            Err(_) => {}
+        }
+    }
+    Some(children)
+}
+
+/// The children of this process.
+pub(super) fn own_children() -> Vec<i32> {
+    let me = own_pid();
+    children(me).unwrap_or_else(|| {
+        let mine = all().into_iter().filter(|stat| stat.parent == me);
+        mine.map(|stat| stat.pid).collect()
+    })
+}
+
+/// Some processes and all that descend from them, by lists of children: the cost is
+/// that of those found, however many others there are.
+pub(super) fn descending_from(roots: impl IntoIterator<Item = i32>) -> Vec<Stat> {
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    let mut todo: Vec<i32> = roots.into_iter().collect();
+    while let Some(pid) = todo.pop() {
+        if !seen.insert(pid) {
+            continue;
+        }
+        found.extend(stat(pid));
+        todo.extend(children(pid).unwrap_or_default());
+    }
+    found
+}
+
+pub(super) fn own_pid() -> i32 {
+    Pid::current().as_raw()
+}
+
+/// This process and all its ancestors.
+pub(super) fn own_ancestry() -> HashSet<i32> {
+    let mut found = HashSet::new();
+    let mut at = own_pid();
+    while at > 0 && found.insert(at) {
+        at = stat(at).map_or(0, |stat| stat.parent);
+    }
+    found
+}
+
+/// Whether a process was executed with `NAME=value` in its environment. `false` where
+/// that may not be read.
+pub(super) fn has_variable(pid: i32, variable: &[u8]) -> bool {
+    // Bounded: an environment can be megabytes.
+    const BYTES_MAX: u64 = 4 << 20;
+    let Ok(file) = File::open(format!("/proc/{pid}/environ")) else {
+        return false;
+    };
+    let mut bytes = Vec::new();
+    if file.take(BYTES_MAX).read_to_end(&mut bytes).is_err() {
+        return false;
+    }
+    bytes
+        .split(|byte| *byte == 0)
+        .any(|entry| entry == variable)
+}
+
+/// Whose child each process is, to find descendants.
+pub(super) struct Table {
+    all: Vec<Stat>,
+    by_parent: HashMap<i32, Vec<usize>>,
+}
+
+impl Table {
+    pub(super) fn read() -> Self {
+        Self::of(all())
+    }
+
+    fn of(all: Vec<Stat>) -> Self {
+        let mut by_parent: HashMap<i32, Vec<usize>> = HashMap::new();
+        for (index, stat) in all.iter().enumerate() {
+            by_parent.entry(stat.parent).or_default().push(index);
+        }
+        Self { all, by_parent }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Stat> {
+        self.all.iter()
+    }
+
+    /// Those for whom `is_root` says so, and all their descendants; each once.
+    pub(super) fn descending_from(&self, is_root: impl Fn(&Stat) -> bool) -> Vec<Stat> {
+        let mut seen = HashSet::new();
+        let mut found = Vec::new();
+        let mut todo: Vec<&Stat> = self.all.iter().filter(|stat| is_root(stat)).collect();
+        while let Some(stat) = todo.pop() {
+            if !seen.insert(stat.pid) {
+                continue;
+            }
+            found.push(*stat);
+            let children = self.by_parent.get(&stat.pid).into_iter().flatten();
+            todo.extend(children.filter_map(|index| self.all.get(*index)));
+        }
+        found
+    }
+}
+
+/// This boot, as the kernel names it.
+pub(super) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
+}
+
+/// Clock ticks in a second, as `/proc` counts them: `USER_HZ`, 100 on every Linux.
+pub(super) fn ticks_per_second() -> u64 {
+    rustix::param::clock_ticks_per_second().max(1)
+}
+
+fn nanos(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
+
+/// A moment of the monotonic clock as ticks from boot, as start times are.
+pub(super) fn ticks_of_monotonic(moment_ns: u64) -> u64 {
+    // In this order: an error makes it later, which is the safe side (see `Node`).
+    let monotonic = nanos(ClockId::Monotonic);
+    let asleep = nanos(ClockId::Boottime).saturating_sub(monotonic);
+    let from_boot = moment_ns.saturating_add(asleep);
+    from_boot / (1_000_000_000 / ticks_per_second())
+}
+
+/// A start time as nanoseconds of the wall clock, as it goes now.
+pub(super) fn wall_ns_of_start(start: u64) -> u64 {
+    let boot = nanos(ClockId::Realtime).saturating_sub(nanos(ClockId::Boottime));
+    boot.saturating_add(start.saturating_mul(1_000_000_000 / ticks_per_second()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REST: &str = " S 1 3 4 0 -1 4194624 119 0 0 0 1 2 0 0 20 0 5 0 8811 2342912 206\n";
+
+    #[test]
+    fn a_name_of_any_bytes_moves_no_field() {
+        for name in ["a", "a b", ") Z 1", "(", "x) R 9 (y", "\n\n", "", "((()"] {
+            let line = format!("77 ({name}){REST}");
+            let stat = parse_stat(line.as_bytes()).unwrap();
+            assert_eq!(
+                (stat.pid, stat.state, stat.parent),
+                (77, b'S', 1),
+                "{name:?}"
+            );
+            assert_eq!((stat.group, stat.session), (3, 4));
+            assert_eq!((stat.threads, stat.start), (5, 8811));
+            assert_eq!(name_in(line.as_bytes()).as_deref(), Some(name));
+        }
+    }
+
+    #[test]
+    fn lines_cut_short_are_refused_and_never_panic() {
+        let line = format!("7 (a){REST}");
+        for end in 0..line.len() {
+            let _ = parse_stat(&line.as_bytes()[..end]);
+        }
+        for bad in ["", ")(", "1 (a)", ")))", "x (a) S 1"] {
+            assert_eq!(parse_stat(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_leader_that_has_exited_is_dead_only_with_its_last_thread() {
+        let zombie = |threads| {
+            let rest = REST
+                .replace(" S 1", " Z 1")
+                .replace("20 0 5", &format!("20 0 {threads}"));
+            parse_stat(format!("7 (a){rest}").as_bytes()).unwrap()
+        };
+        assert!(!zombie(2).is_dead());
+        assert!(zombie(1).is_dead() && zombie(0).is_dead());
+    }
+
+    #[test]
+    fn descendants_are_found_each_once() {
+        let made = |pid, parent| Stat {
+            pid,
+            state: b'S',
+            parent,
+            group: 1,
+            session: 1,
+            threads: 1,
+            start: 1,
+        };
+        let table = Table::of(vec![made(2, 1), made(3, 2), made(4, 3), made(5, 1)]);
+        let mut found: Vec<i32> = table
+            .descending_from(|stat| stat.pid == 2 || stat.pid == 3)
+            .iter()
+            .map(|stat| stat.pid)
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, [2, 3, 4]);
+    }
+
+    #[test]
+    fn we_are_found_with_our_start_between_boot_and_now() {
+        let me = stat(own_pid()).unwrap();
+        assert!(all().iter().any(|stat| stat.pid == me.pid));
+        let now = ticks_of_monotonic(nanos(ClockId::Monotonic));
+        assert!(me.start > 0 && me.start <= now);
+        let age_ns = nanos(ClockId::Realtime).saturating_sub(wall_ns_of_start(me.start));
+        assert!(age_ns < 3_600_000_000_000, "{age_ns}");
+        assert!(own_ancestry().contains(&me.pid));
+    }
+}

@@ -1,0 +1,17 @@
+//! The Linux backend on a real kernel, directly, without a tree above it.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails, also in a function it calls"
+)]
+
+mod adoption;
+mod beside;
+mod daemons;
+mod errors;
+mod killed;
+mod many;
+mod output;
+mod readiness;
+mod recovery;
+mod scopes;
+mod world;

@@ -1,0 +1,236 @@
+//! A stop leaves nothing, or says what.
+
+use std::time::{Duration, Instant};
+
+use kmonitor_supervisor::Signal;
+use kmonitor_supervisor::backend::linux::LinuxBackend;
+use kmonitor_supervisor::spec::{KillScope, Output, ProcessSpec};
+
+use crate::world::*;
+
+/// Ignores TERM.
+const IGNORES: &str = "import signal,time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('up', flush=True)
+while True: time.sleep(1000)";
+
+/// The leader ends at once and leaves a grandchild that ignores TERM.
+const DOUBLE_FORK: &str = "import os,signal,time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork(): os._exit(7)
+if os.fork(): os._exit(0)
+print('up', flush=True)
+while True: time.sleep(1000)";
+
+/// The same, in a session of its own.
+const DAEMON: &str = "import os,signal,time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork(): os._exit(7)
+os.setsid()
+if os.fork(): os._exit(0)
+print('up', flush=True)
+while True: time.sleep(1000)";
+
+/// The same, and its environment is another.
+const DAEMON_WITHOUT_ENVIRONMENT: &str = "import os,signal,sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork(): os._exit(7)
+os.setsid()
+if os.fork(): os._exit(0)
+os.execve('/bin/sh', ['sh', '-c', 'echo up; while :; do sleep 1000; done', sys.argv[1]], {})";
+
+/// Each forks on and ends: nobody lives long enough to be looked at twice.
+const COMETS: &str = "import os,signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('up', flush=True)
+for _ in range(6):
+    if not os.fork(): break
+else:
+    os._exit(7)
+while True:
+    if os.fork(): os._exit(0)";
+
+/// Twice as many each time, up to some thousand.
+const BOMB: &str = "import os,signal,time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('up', flush=True)
+for _ in range(10):
+    os.fork()
+    time.sleep(0.02)
+while True: time.sleep(1000)";
+
+const STOPPED: &str = "import os,signal
+print('up', flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)";
+
+fn with_token(script: &str, token: &str) -> ProcessSpec {
+    spec("python3", &["-c", script, token])
+}
+
+/// Whether the leader ends by itself.
+async fn nothing_is_left(backend: &LinuxBackend, scope: KillScope, script: &str, ends: bool) {
+    let token = token();
+    let mut child = start(backend, "c", with_token(script, &token), scope);
+    assert_eq!(child.started().await.scope, scope);
+    child.ready().await;
+    child.wrote("up").await;
+    if ends {
+        assert_eq!(child.exited().await.code(), Some(7));
+    }
+    if script == STOPPED {
+        eventually(|| child.running.survivors().iter().any(|s| s.state == 'T')).await;
+    }
+    child.signal(Signal::TERM);
+    // They ignore it, and what ignores it is there.
+    assert!(child.is_quiet(Duration::from_millis(100)).await);
+    let before = child.running.survivors();
+    assert!(!before.is_empty());
+    child.running.kill();
+    if !ends {
+        assert_eq!(child.exited().await.signal(), Some(9));
+    }
+    let killed = Instant::now();
+    child.empty().await;
+    println!("{scope:?} empty after {:?}", killed.elapsed());
+    assert_eq!(living_with(&token), [0; 0], "{before:?}");
+    assert!(child.running.survivors().is_empty());
+    eventually(|| zombies().is_empty()).await;
+}
+
+async fn all_of_them(backend: &LinuxBackend, scope: KillScope) {
+    nothing_is_left(backend, scope, IGNORES, false).await;
+    nothing_is_left(backend, scope, STOPPED, false).await;
+    nothing_is_left(backend, scope, DOUBLE_FORK, true).await;
+    nothing_is_left(backend, scope, DAEMON, true).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root and a writable cgroup v2"]
+async fn cgroup() {
+    let backend = plain().await;
+    assert_eq!(backend.cgroups_unusable(), None);
+    all_of_them(&backend, KillScope::Cgroup).await;
+    nothing_is_left(
+        &backend,
+        KillScope::Cgroup,
+        DAEMON_WITHOUT_ENVIRONMENT,
+        true,
+    )
+    .await;
+    nothing_is_left(&backend, KillScope::Cgroup, COMETS, true).await;
+    nothing_is_left(&backend, KillScope::Cgroup, BOMB, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and the proc connector"]
+async fn tree_by_the_connector() {
+    let backend = with_connector().await;
+    all_of_them(&backend, KillScope::Tree).await;
+    nothing_is_left(&backend, KillScope::Tree, DAEMON_WITHOUT_ENVIRONMENT, true).await;
+    nothing_is_left(&backend, KillScope::Tree, BOMB, false).await;
+    nothing_is_left(&backend, KillScope::Tree, COMETS, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tree_by_scans() {
+    let backend = plain().await;
+    all_of_them(&backend, KillScope::Tree).await;
+    nothing_is_left(&backend, KillScope::Tree, BOMB, false).await;
+    nothing_is_left(&backend, KillScope::Tree, COMETS, true).await;
+}
+
+#[tokio::test]
+async fn group() {
+    let backend = plain().await;
+    nothing_is_left(&backend, KillScope::Group, IGNORES, false).await;
+    nothing_is_left(&backend, KillScope::Group, STOPPED, false).await;
+    nothing_is_left(&backend, KillScope::Group, DOUBLE_FORK, true).await;
+    nothing_is_left(&backend, KillScope::Group, COMETS, true).await;
+}
+
+/// A leader-scoped child is over when its leader is; what it leaves is its own.
+#[tokio::test]
+async fn leader() {
+    let backend = plain().await;
+    let token = token();
+    let daemon = with_output(with_token(DAEMON, &token), Output::Null);
+    let mut child = start(&backend, "c", daemon, KillScope::Leader);
+    child.started().await;
+    child.ready().await;
+    assert_eq!(child.exited().await.code(), Some(7));
+    child.empty().await;
+    eventually(|| living_with(&token).len() == 1).await;
+    for pid in living_with(&token) {
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+}
+
+/// A stopped process does not hear TERM until it is continued.
+#[tokio::test]
+async fn a_stopped_child_is_continued_to_hear_term() {
+    let backend = plain().await;
+    let mut child = start(&backend, "c", python(STOPPED), KillScope::Group);
+    child.started().await;
+    child.ready().await;
+    eventually(|| child.running.survivors().iter().any(|s| s.state == 'T')).await;
+    child.signal(Signal::TERM);
+    child.signal(Signal::CONT);
+    assert_eq!(child.exited().await.signal(), Some(15));
+    child.empty().await;
+}
+
+#[tokio::test]
+#[ignore = "needs root and a writable cgroup v2"]
+async fn nested_cgroups_that_a_child_made_are_removed() {
+    let backend = plain().await;
+    let script = "
+        at=$(awk -F: '$1==0 {print $3}' /proc/self/cgroup)
+        for root in /sys/fs/cgroup /sys/fs/cgroup/unified; do
+            [ -e $root$at/cgroup.kill ] && mkdir -p $root$at/a/b $root$at/c && at=$root$at
+        done
+        sh -c \"echo \\$\\$ > $at/a/b/cgroup.procs; exec sleep 1000\" &
+        while ! grep -q . $at/a/b/cgroup.procs; do :; done
+        echo $at; exit 3";
+    let mut child = start(&backend, "c", shell(script), KillScope::Cgroup);
+    child.started().await;
+    child.ready().await;
+    assert_eq!(child.exited().await.code(), Some(3));
+    let dir = child.lines()[0].clone();
+    assert!(std::path::Path::new(&dir).join("a/b").is_dir(), "{dir}");
+    assert_eq!(child.running.survivors().len(), 1);
+    child.running.kill();
+    child.empty().await;
+    assert!(!std::path::Path::new(&dir).exists(), "{dir}");
+    let base = std::path::Path::new(&dir).parent().unwrap().to_owned();
+    assert!(base.is_dir());
+    drop(child);
+    drop(backend);
+    eventually(|| !base.exists()).await;
+}
+
+/// Survivors are named with state, also those that cannot be killed for the moment.
+#[tokio::test]
+async fn survivors_have_names_and_states() {
+    let backend = plain().await;
+    let mut child = start(
+        &backend,
+        "c",
+        shell("echo up; sleep 1000; :"),
+        KillScope::Tree,
+    );
+    child.started().await;
+    child.ready().await;
+    child.wrote("up").await;
+    eventually(|| child.running.survivors().len() == 2).await;
+    let survivors = child.running.survivors();
+    let mut names: Vec<_> = survivors
+        .iter()
+        .map(|s| (s.comm.as_str(), s.state))
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, [("sh", 'S'), ("sleep", 'S')]);
+    child.running.kill();
+    assert_eq!(child.exited().await.signal(), Some(9));
+    child.empty().await;
+}
