@@ -446,7 +446,7 @@ pub(super) enum Stop {
 /// so many loads are under way at a time as the processor can keep in mind.
 fn warm(facts: &[Fact], tracker: &Tracker, router: &Router) {
     let mut pids = Few::default();
-    pids.extend(facts.iter().filter_map(Tracker::subject));
+    pids.extend(facts.iter().filter_map(|fact| fact.kind.process()));
     tracker.warm_pids(&pids);
     let mut places = Few::default();
     places.extend(pids.iter().filter_map(|pid| tracker.place(*pid)));

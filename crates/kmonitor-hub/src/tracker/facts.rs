@@ -20,13 +20,8 @@ impl Tracker {
                 parent.is_some_and(|parent| self.pids.may_contain(parent))
                     || self.pids.may_contain(*child)
             }
-            _ => subject(kind).is_none_or(|pid| self.pids.may_contain(pid)),
+            _ => kind.process().is_none_or(|pid| self.pids.may_contain(pid)),
         }
-    }
-
-    /// The process that a fact is about, where it names one.
-    pub(crate) fn subject(fact: &Fact) -> Option<Pid> {
-        subject(&fact.kind)
     }
 
     /// Touches what tells whether these are tracked.
@@ -512,25 +507,5 @@ impl Tracker {
         }
         let waiting = waiting.into_iter().map(|(key, _)| (key, Doubt::Loss));
         self.recheck.extend(waiting);
-    }
-}
-
-/// The process that a fact is about, where it names one.
-fn subject(kind: &FactKind) -> Option<Pid> {
-    match *kind {
-        FactKind::Forked { parent, .. } => parent,
-        FactKind::ThreadCreated { process, .. }
-        | FactKind::Execed { process }
-        | FactKind::TaskExited { process, .. }
-        | FactKind::GroupDead { process, .. }
-        | FactKind::Reaped { process, .. }
-        | FactKind::Uid { process, .. }
-        | FactKind::Gid { process, .. }
-        | FactKind::Sid { process }
-        | FactKind::Ptrace { process, .. }
-        | FactKind::Comm { process, .. }
-        | FactKind::Coredump { process, .. } => Some(process),
-        FactKind::Other { process, .. } => process,
-        _ => None,
     }
 }
