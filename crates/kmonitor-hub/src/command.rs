@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kmonitor_event::{EventMask, ProcessKey, ProcessRef};
-use kmonitor_source::{Identity, WatchError};
+use kmonitor_source::{Identity, Scope, WatchError};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::error::{Closed, SubscribeError};
@@ -60,14 +60,24 @@ pub(crate) enum Command {
     },
 }
 
-/// Which relatives of a process are added with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which relatives of a process are added with it, the fewest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Follow {
     Nobody,
     /// Those that descend from it from now on.
     Births,
     /// All its descendants.
     Tree,
+}
+
+impl Follow {
+    /// What a source must be able to see.
+    pub(crate) fn scope(self) -> Scope {
+        match self {
+            Self::Nobody => Scope::Named,
+            Self::Births | Self::Tree => Scope::Tree,
+        }
+    }
 }
 
 /// What becomes of members that are wanted less.

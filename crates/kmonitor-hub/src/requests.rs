@@ -215,7 +215,6 @@ impl Dispatcher {
             } => {
                 let membership = Membership {
                     follow: *follow,
-                    births_only: false,
                     forks_only: *descendants_only,
                     listed: false,
                 };
@@ -236,15 +235,10 @@ impl Dispatcher {
         if !self.router.contains(id) || self.router.is_host(id) {
             return Ok((Vec::new(), false));
         }
-        let scope = match follow {
-            Follow::Nobody => Scope::Named,
-            Follow::Births | Follow::Tree => Scope::Tree,
-        };
         let events = self.router.mask(id);
-        self.source.capabilities().serve(scope, events)?;
+        self.source.capabilities().serve(follow.scope(), events)?;
         let membership = Membership {
-            follow: follow != Follow::Nobody,
-            births_only: follow == Follow::Births,
+            follow,
             forks_only: false,
             listed: false,
         };

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 
 use self::outlets::Outlets;
 use self::routes::{InARow, Route, Routes};
+use crate::command::Follow;
 use crate::latch::Latch;
 use crate::queue::Queue;
 use crate::tracker::{Hint, Sink};
@@ -41,14 +42,18 @@ impl SubscriptionId {
 /// How a process belongs to a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Membership {
-    /// Its children belong to it as well.
-    pub(crate) follow: bool,
-    /// But only those born since it was added: nobody looked for others.
-    pub(crate) births_only: bool,
+    /// Which of its children belong to it as well.
+    pub(crate) follow: Follow,
     /// Of its own events only its forks are delivered.
     pub(crate) forks_only: bool,
     /// Taken for a descendant because a list of processes had its pid as one.
     pub(crate) listed: bool,
+}
+
+impl Membership {
+    fn follows(self) -> bool {
+        self.follow != Follow::Nobody
+    }
 }
 
 /// What the router knows of a subscription apart from its [`Outlets`].
@@ -148,7 +153,7 @@ impl Router {
         membership: Membership,
     ) {
         let subscription = &mut self.subscriptions[id.slot()];
-        if membership.follow && !subscription.in_trees {
+        if membership.follows() && !subscription.in_trees {
             subscription.in_trees = true;
             self.trees.push(id);
         }
@@ -163,14 +168,12 @@ impl Router {
             let slot = id.slot;
             let routes = &mut routes.subscriptions;
             let known = routes.iter_mut().find(|route| route.slot == slot);
-            let followed = known.as_ref().is_some_and(|it| it.membership.follow);
-            *follow += usize::from(membership.follow && !followed);
+            let followed = known.as_ref().is_some_and(|it| it.membership.follows());
+            *follow += usize::from(membership.follows() && !followed);
             match known {
                 Some(route) => {
                     // Whom it follows with all descendants it follows no less.
-                    let full = |it: Membership| it.follow && !it.births_only;
-                    route.membership.births_only = !full(route.membership) && !full(membership);
-                    route.membership.follow |= membership.follow;
+                    route.membership.follow = route.membership.follow.max(membership.follow);
                     route.membership.listed &= membership.listed;
                     route.membership.forks_only &= membership.forks_only;
                 }
@@ -202,7 +205,7 @@ impl Router {
     /// Whether a process belongs to a subscription together with its children.
     pub(crate) fn follows_from(&self, id: SubscriptionId, key: ProcessKey) -> bool {
         let routes = self.routes(key).map_or(&[][..], Routes::subscriptions);
-        let mut follows = routes.iter().filter(|route| route.membership.follow);
+        let mut follows = routes.iter().filter(|route| route.membership.follows());
         follows.any(|route| route.slot == id.slot)
     }
 
@@ -228,8 +231,8 @@ impl Router {
         routes.change(|routes| {
             let mut routes = routes.subscriptions.iter_mut();
             if let Some(route) = routes.find(|route| route.slot == id.slot) {
-                *follows -= usize::from(route.membership.follow);
-                route.membership.follow = false;
+                *follows -= usize::from(route.membership.follows());
+                route.membership.follow = Follow::Nobody;
             }
         });
     }
@@ -403,7 +406,7 @@ impl Router {
             routes.change(|routes| {
                 routes.subscriptions.retain(|it| {
                     let kept = it.slot != id.slot;
-                    followed += usize::from(!kept && it.membership.follow);
+                    followed += usize::from(!kept && it.membership.follows());
                     kept
                 });
             });
@@ -469,16 +472,15 @@ impl Sink for Router {
         let Some(routes) = self.routes(parent) else {
             return false;
         };
-        let followers: SmallVec<[(SubscriptionId, bool); 4]> = routes
+        let followers: SmallVec<[(SubscriptionId, Follow); 4]> = routes
             .subscriptions()
             .iter()
-            .filter(|route| route.membership.follow)
-            .map(|route| (self.id(route.slot), route.membership.births_only))
+            .filter(|route| route.membership.follows())
+            .map(|route| (self.id(route.slot), route.membership.follow))
             .collect();
-        for (id, births_only) in &followers {
+        for (id, follow) in &followers {
             let membership = Membership {
-                follow: true,
-                births_only: *births_only,
+                follow: *follow,
                 forks_only: false,
                 listed: false,
             };
@@ -504,7 +506,7 @@ impl Sink for Router {
 
     fn late_fork(&mut self, event: &Event) {
         self.counts.events += 1;
-        self.deliver_by_name(event, |it| !it.follow || it.births_only);
+        self.deliver_by_name(event, |it| it.follow != Follow::Tree);
     }
 
     fn event_by_name(&mut self, event: &Event) {
@@ -557,7 +559,7 @@ impl Sink for Router {
             self.outlets.unset_sole(id.slot, exit.process.incarnation());
             let subscription = &mut self.subscriptions[id.slot()];
             subscription.members.remove(&exit.process);
-            subscription.follows -= usize::from(route.membership.follow);
+            subscription.follows -= usize::from(route.membership.follows());
             self.end_if_bereft(id);
         }
         self.orphaned.push(exit.process);
