@@ -7,7 +7,9 @@ use std::time::Duration;
 use kmonitor_event::{Event, EventKind, Exit, Pid, ProcessKey, Status, Tid, Timestamp};
 use kmonitor_source::{HeldState, ProcessState};
 
-use super::process::{Codes, Death, Dying, Ghost, Process};
+use super::codes::Codes;
+use super::ghost::Ghost;
+use super::process::{Death, Dying, Process};
 use super::{Cx, Sink, Tracker};
 
 impl Tracker {

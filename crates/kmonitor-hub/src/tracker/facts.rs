@@ -9,7 +9,8 @@ use kmonitor_event::{
 use kmonitor_source::{Fact, FactKind, HeldState, ProbeError, ProcessProbe, ProcessState};
 use rustc_hash::FxHashSet;
 
-use super::process::{Codes, Death, Dying, Process};
+use super::codes::Codes;
+use super::process::{Death, Dying, Process};
 use super::{Cx, Doubt, Hint, Sink, Tracker, ask};
 
 impl Tracker {

@@ -4,11 +4,14 @@
 //! questions go to the [`ProcessProbe`] it is handed, results to a [`Sink`].
 //! How a death is decided is told in ARCHITECTURE.md, "How death is decided".
 
+mod codes;
 mod deaths;
 mod facts;
+mod ghost;
 mod pids;
 mod process;
 mod table;
+mod threads;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,8 +22,9 @@ use kmonitor_source::{
 };
 use rustc_hash::FxHashMap;
 
+use self::ghost::Ghost;
 use self::pids::Pids;
-use self::process::{Ghost, Process};
+use self::process::Process;
 use self::table::Table;
 
 /// Who learns what the tracker concludes.
