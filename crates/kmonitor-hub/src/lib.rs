@@ -16,6 +16,7 @@ mod latch;
 mod open;
 mod queue;
 mod requests;
+mod resync;
 mod router;
 mod scan;
 mod stats;

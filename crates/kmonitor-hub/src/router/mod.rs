@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use kmonitor_event::{Event, EventMask, ProcessKey};
+use kmonitor_event::{Event, EventKind, EventMask, ProcessKey, Resync, Timestamp};
 use kmonitor_source::Identity;
 use rustc_hash::FxHashSet;
 use slab::Slab;
@@ -67,6 +67,10 @@ struct Subscription {
     in_trees: bool,
     /// Whether it stays when its last process has gone.
     keep_open: bool,
+    /// Since when it is being found out what a loss took from it.
+    resyncing: Option<Timestamp>,
+    /// Whether somebody may have been born unseen within that loss.
+    in_doubt: bool,
     members: FxHashSet<ProcessKey>,
 }
 
@@ -74,6 +78,13 @@ impl Subscription {
     /// Whether it has nothing left to wait for.
     fn is_bereft(&self) -> bool {
         self.members.is_empty() && !self.host && !self.keep_open
+    }
+
+    /// The mark that ends a resync, which is over then.
+    fn end_of_resync(&mut self, time: Timestamp, complete: bool) -> Event {
+        self.resyncing = None;
+        let complete = complete && !self.in_doubt;
+        Event::new(time, None, EventKind::Resync(Resync::End { complete }))
     }
 }
 
@@ -122,6 +133,8 @@ impl Router {
             follows: 0,
             in_trees: false,
             keep_open,
+            resyncing: None,
+            in_doubt: false,
             members: FxHashSet::default(),
         });
         // One takes more memory than there are bytes for so many.
@@ -294,10 +307,13 @@ impl Router {
 
     /// Ends a subscription that has nothing left to wait for.
     pub(crate) fn end_if_bereft(&mut self, id: SubscriptionId) {
-        let subscription = &self.subscriptions[id.slot()];
+        let subscription = &mut self.subscriptions[id.slot()];
         if subscription.is_bereft()
             && let Some(queue) = self.outlets.queue(id.slot)
         {
+            if let Some(since) = subscription.resyncing {
+                queue.push(&subscription.end_of_resync(since, true));
+            }
             queue.end();
         }
     }
@@ -307,8 +323,43 @@ impl Router {
         self.outlets.wake();
     }
 
+    /// Whether anybody is to be told of births.
+    pub(crate) fn follows_anybody(&self) -> bool {
+        !self.host.is_empty() || self.trees.iter().any(|id| self.follows(*id))
+    }
+
+    /// The subscriptions that follow trees.
+    pub(crate) fn trees(&self) -> impl Iterator<Item = SubscriptionId> + '_ {
+        self.trees.iter().copied().filter(|id| self.follows(*id))
+    }
+
+    /// Says whether a look for births can have missed one that a subscription is to
+    /// be told of. Until then that is so of all that want to know of births.
+    pub(crate) fn looked(&mut self, mut may_miss: impl FnMut(SubscriptionId) -> bool) {
+        for (slot, subscription) in &mut self.subscriptions {
+            let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+            let serial = subscription.serial;
+            subscription.in_doubt &= may_miss(SubscriptionId { slot, serial });
+        }
+    }
+
+    /// What was lost has been found out: says so in every stream that was told that it
+    /// would be.
+    pub(crate) fn end_resync(&mut self, time: Timestamp, complete: bool) {
+        for (slot, queue) in self.outlets.queues() {
+            let Some(subscription) = self.subscriptions.get_mut(slot as usize) else {
+                continue;
+            };
+            if subscription.resyncing.is_some() {
+                queue.push(&subscription.end_of_resync(time, complete));
+                queue.wake();
+            }
+        }
+    }
+
     /// Ends every stream and closes every watch.
     pub(crate) fn close(&mut self, reason: &str) {
+        self.end_resync(Timestamp::default(), false);
         for (_, queue) in self.outlets.queues() {
             queue.end();
         }

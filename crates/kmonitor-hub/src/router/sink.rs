@@ -1,6 +1,6 @@
 //! What the tracker concludes, handed to those who want it.
 
-use kmonitor_event::{Event, EventKind, Exit, Lost, ProcessKey, Timestamp};
+use kmonitor_event::{Event, EventKind, Exit, Lost, ProcessKey, Resync, Timestamp};
 use kmonitor_source::Identity;
 use smallvec::SmallVec;
 
@@ -119,11 +119,17 @@ impl Sink for Router {
         }
         let event = Event::new(time, None, EventKind::Lost(lost));
         for (slot, queue) in self.outlets.queues() {
+            let subscription = &mut self.subscriptions[slot as usize];
             // Whose stream has ended misses nothing.
-            if self.subscriptions[slot as usize].is_bereft() {
+            if subscription.is_bereft() {
                 continue;
             }
             queue.push(&event);
+            subscription.in_doubt = subscription.host || subscription.follows > 0;
+            if subscription.resyncing.is_none() {
+                subscription.resyncing = Some(time);
+                queue.push(&Event::new(time, None, EventKind::Resync(Resync::Begin)));
+            }
             queue.wake();
         }
     }

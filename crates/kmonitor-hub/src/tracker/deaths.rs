@@ -126,6 +126,9 @@ impl Tracker {
         if let Some(dying) = process.dying {
             cx.sink.dead(&dying.exit(key));
         }
+        if death.inferred {
+            self.concluded.push(key);
+        }
     }
 
     /// All exit reports of a dead process have come.
@@ -196,6 +199,7 @@ impl Tracker {
         let mut event = Event::new(dying.death.time, Some(key), EventKind::Exit(status));
         event.parent = process.parent;
         event.inferred = dying.death.inferred;
+        self.counts.deaths += u64::from(event.inferred);
         if process.told_to_host {
             cx.sink.event_by_name(&event);
         } else {

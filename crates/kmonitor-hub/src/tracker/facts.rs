@@ -179,12 +179,14 @@ impl Tracker {
         let ended = ghosts.rfind(|ghost| told_late(ghost.found_at));
         if let Some(ghost) = ended.filter(|_| !self.current.contains(child)) {
             let kind = EventKind::Fork { child: ghost.key };
-            if let Some(parent) = parent_key {
+            let told = ghost.birth_inferred;
+            if let Some(parent) = parent_key.filter(|_| !told) {
                 cx.sink.late_fork(&Event::new(time, Some(parent), kind));
             }
             return;
         }
         let mut known = None;
+        let mut told = false;
         if let Some(old) = self.current.get_mut(child) {
             // Found by looking before the report of its birth was read? Then this
             // is that report, or that of an owner of the pid before it. Only an
@@ -196,11 +198,13 @@ impl Tracker {
             if same {
                 old.reborn(parent);
                 known = Some(old.key);
+                told = old.birth_inferred;
                 cx.sink.disown(parent_key, old.key);
             } else if told_late(old.found_at) {
                 cx.sink.disown(parent_key, old.key);
                 let kind = EventKind::Fork { child: old.key };
-                if let Some(parent) = parent_key {
+                let told = old.birth_inferred;
+                if let Some(parent) = parent_key.filter(|_| !told) {
                     cx.sink.late_fork(&Event::new(time, Some(parent), kind));
                 }
                 return;
@@ -211,9 +215,11 @@ impl Tracker {
         let key = known.unwrap_or_else(|| self.new_key(child));
         let inherited = parent_key.is_some_and(|parent| cx.sink.inherit(parent, key));
         if known.is_none() && (self.host || inherited) {
-            self.enter(Process::born(key, parent));
+            let mut process = Process::born(key, parent);
+            process.born_at = Some(time);
+            self.enter(process);
         }
-        if let Some(parent_key) = parent_key {
+        if let Some(parent_key) = parent_key.filter(|_| !told) {
             let kind = EventKind::Fork { child: key };
             cx.sink.event(&Event::new(time, Some(parent_key), kind));
         }
@@ -497,6 +503,7 @@ impl Tracker {
         // Those that wait already come first (at the end), or losses that follow
         // each other would keep the same ones from ever being looked at.
         let mut waiting = std::mem::take(&mut self.recheck);
+        waiting.append(&mut self.unproven);
         waiting.append(&mut self.retry);
         self.retry_at = None;
         let known: FxHashSet<_> = waiting.iter().map(|(key, _)| *key).collect();

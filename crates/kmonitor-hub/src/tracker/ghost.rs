@@ -12,6 +12,8 @@ pub(super) struct Ghost {
     threads: ThreadSet,
     /// See [`Process::found_at`]: its birth may still be to be read.
     pub(super) found_at: Option<Timestamp>,
+    /// See [`Process::birth_inferred`].
+    pub(super) birth_inferred: bool,
     /// Due as well, unless the leader's is: see [`Process::task_exited`].
     swept: Option<FxHashSet<Tid>>,
 }
@@ -20,6 +22,7 @@ impl Ghost {
     pub(super) fn of(process: &Process) -> Self {
         Self {
             found_at: process.found_at,
+            birth_inferred: process.birth_inferred,
             key: process.key,
             threads: process.threads.clone(),
             swept: match process.past.as_deref() {

@@ -4,6 +4,7 @@
 //! questions go to the [`ProcessProbe`] it is handed, results to a [`Sink`].
 //! How a death is decided is told in ARCHITECTURE.md, "How death is decided".
 
+mod births;
 mod codes;
 mod deaths;
 mod facts;
@@ -98,6 +99,13 @@ enum Doubt {
     NotSeen,
 }
 
+/// What was concluded after losses, and told as that.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Concluded {
+    pub(crate) births: u64,
+    pub(crate) deaths: u64,
+}
+
 /// The table of processes and the rules of their deaths.
 pub(crate) struct Tracker {
     config: TrackerConfig,
@@ -119,6 +127,11 @@ pub(crate) struct Tracker {
     /// Those that could not be looked at, and when to try again.
     retry: Vec<(ProcessKey, Doubt)>,
     retry_at: Option<Duration>,
+    /// Processes to look at when it is known who has changed hands within a loss.
+    unproven: Vec<(ProcessKey, Doubt)>,
+    /// Deaths that were concluded and whose status is due. May name settled ones.
+    concluded: Vec<ProcessKey>,
+    counts: Concluded,
     next_incarnation: u64,
     /// Whether every process of the host is tracked.
     host: bool,
@@ -138,6 +151,9 @@ impl Tracker {
             recheck: Vec::new(),
             retry: Vec::new(),
             retry_at: None,
+            unproven: Vec::new(),
+            concluded: Vec::new(),
+            counts: Concluded::default(),
             next_incarnation: 1,
             host: false,
             holds: 0,
@@ -309,6 +325,8 @@ impl Tracker {
                 let mut process = Process::found(key, None);
                 process.parent = entry.parent;
                 process.only_listed = true;
+                // Whatever is told of it is told when its report comes.
+                process.birth_told = true;
                 self.enter(process);
                 self.recheck.push((key, Doubt::NewToUs));
             }
@@ -320,13 +338,23 @@ impl Tracker {
         !self.recheck.is_empty()
     }
 
-    /// Looks at some of the processes that a loss or a late start left in doubt.
-    pub(crate) fn recheck(&mut self, slice: usize, cx: &mut Cx<'_, impl Sink>) {
+    /// Looks at some of the processes that a loss or a late start left in doubt. Before
+    /// the births within a loss are known (`looked`) nobody is looked at who is known
+    /// by nothing but a pid, which may be another's by now.
+    pub(crate) fn recheck(&mut self, slice: usize, looked: bool, cx: &mut Cx<'_, impl Sink>) {
+        if looked {
+            self.recheck.append(&mut self.unproven);
+        }
         for _ in 0..slice {
             let Some((key, doubt)) = self.recheck.pop() else {
                 return;
             };
             let pid = key.pid();
+            let by_pid = |p: &Process| p.key == key && p.identity.is_none();
+            if !looked && self.current.get(pid).is_some_and(by_pid) {
+                self.unproven.push((key, doubt));
+                continue;
+            }
             let in_doubt = |p: &Process| {
                 p.key == key
                     && p.dying.is_none()

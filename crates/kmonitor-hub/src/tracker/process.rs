@@ -37,6 +37,13 @@ pub(super) struct Process {
     /// When a look found it: it had its pid then, so a birth told of from before
     /// that is no later owner's.
     pub(super) found_at: Option<Timestamp>,
+    /// When it was born, where that was reported.
+    pub(super) born_at: Option<Timestamp>,
+    /// Whether its birth was told, or was before anybody wanted to know.
+    pub(super) birth_told: bool,
+    /// Whether its birth was told because a look found it: the report of it, if there
+    /// is one, is news to nobody.
+    pub(super) birth_inferred: bool,
     /// Set while it is not proven that `identity` is this process's: it was asked
     /// for by pid alone, at this time, because of a report that may have been old.
     pub(super) bound_at: Option<Timestamp>,
@@ -110,6 +117,9 @@ impl Process {
             past: None,
             identity: None,
             found_at: None,
+            born_at: None,
+            birth_told: true,
+            birth_inferred: false,
             bound_at: None,
             held: None,
             replaced_at: None,
@@ -123,6 +133,7 @@ impl Process {
         Self {
             identity,
             seeded: true,
+            birth_told: false,
             threads: ThreadSet::unknown(),
             ..Self::born(key, None)
         }
@@ -137,6 +148,7 @@ impl Process {
             identity: self.identity,
             held: self.held.take(),
             found_at: self.found_at,
+            birth_inferred: self.birth_inferred,
             seeded: true,
             threads: ThreadSet {
                 had_others: true,
@@ -144,6 +156,11 @@ impl Process {
             },
             ..Self::born(self.key, parent)
         };
+    }
+
+    /// Whether who was born then can only be a later owner of its pid.
+    pub(super) fn is_older_than(&self, born: Timestamp) -> bool {
+        self.born_at.max(self.found_at).is_some_and(|at| born > at)
     }
 
     /// A report says when it died, which until then was only known to be past.

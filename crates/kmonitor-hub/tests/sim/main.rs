@@ -10,6 +10,7 @@ mod loss;
 mod probes;
 mod probing;
 mod random;
+mod resync;
 mod subscriptions;
 mod support;
 mod trees;
