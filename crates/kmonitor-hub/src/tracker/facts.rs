@@ -296,13 +296,14 @@ impl Tracker {
         cx: &mut Cx<'_, impl Sink>,
     ) {
         // Both are empty, nearly always.
-        if !self.ghosts.is_empty() && self.ghost_task_exited(pid, tid)
+        if !self.ghosts.is_empty() && self.ghost_task_exited(pid, tid, time)
             || !self.parked.is_empty() && self.parked_task_exited(pid, tid, code, parent, time, cx)
         {
             return;
         }
         let host = self.host;
         let unheard_of = host && !self.current.contains(pid);
+        let has_ghost = !self.ghosts.is_empty() && self.ghosts.contains_key(&pid);
         let Some(process) = self.entry(pid) else {
             return;
         };
@@ -326,7 +327,7 @@ impl Tracker {
             // A report without a parent is of one who was reaped before it was
             // sent: this one, or an owner of the pid before it whom we did not
             // track, whose report came after this one's birth.
-            let doubtful = parent.is_none() && leader && !host;
+            let doubtful = parent.is_none() && leader && (!host || has_ghost);
             if doubtful && matches!(cx.probe.state(pid, None), Ok(ProcessState::Alive)) {
                 process.lives_on_or_was_replaced();
             } else if leader {

@@ -397,6 +397,11 @@ impl Tracker {
     /// The live entry of a pid; with the whole host tracked, made if need be.
     fn entry(&mut self, pid: Pid) -> Option<&mut Process> {
         if self.host && !self.current.contains(pid) {
+            if self.ghosts.contains_key(&pid) {
+                // Done before its exit was told by a look that was ahead of this. Who
+                // has the pid after it begins by being born.
+                return None;
+            }
             let key = self.new_key(pid);
             self.enter(Process::found(key, None));
         }

@@ -10,6 +10,7 @@ mod loss;
 mod probes;
 mod probing;
 mod random;
+mod random_losses;
 mod resync;
 mod subscriptions;
 mod support;
