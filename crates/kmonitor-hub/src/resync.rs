@@ -98,6 +98,7 @@ impl Dispatcher {
     pub(super) async fn resync(&mut self) -> Result<(), Stop> {
         if self.resync.is_look_due() && !self.router.follows_anybody() {
             // Nobody wants to know of births.
+            self.drain().await?;
             self.looked();
         }
         if self.resync.is_look_due() && self.resync.next_look_at <= self.elapsed() {
@@ -117,12 +118,15 @@ impl Dispatcher {
             }
         }
         let looked = !self.resync.is_look_due();
+        if looked {
+            self.tracker.caught_up();
+        }
         self.track(|tracker, cx| tracker.recheck(RECHECK_SLICE, looked, cx));
         let over = self.resync.now.is_some() && looked && !self.tracker.needs_recheck();
         if over && self.tracker.has_settled_concluded() {
             // Whether more was lost meanwhile, the reading tells.
             self.drain().await?;
-            if self.resync.is_look_due() || self.tracker.needs_recheck() {
+            if self.resync.is_look_due() || self.tracker.look_at_zombies() {
                 return Ok(());
             }
             self.resync.now = None;
@@ -137,6 +141,7 @@ impl Dispatcher {
         if let Some(now) = &mut self.resync.now {
             now.look_due = false;
         }
+        self.tracker.caught_up();
     }
 
     /// Reads the process table and takes up whom it shows that nobody was told of.

@@ -80,6 +80,35 @@ impl Tracker {
         self.settle(key, status, cx);
     }
 
+    /// Whether nothing but its pid says who a process is.
+    pub(super) fn is_by_pid(&self, pid: Pid) -> bool {
+        let process = self.current.get(pid);
+        process.is_some_and(|process| !process.is_identified())
+    }
+
+    /// Notes who has a pid now, unproven.
+    pub(super) fn bind(&mut self, pid: Pid, probe: &dyn ProcessProbe) {
+        if let Some(process) = self.current.get_mut(pid)
+            && process.bound_at.is_none()
+        {
+            process.identity = probe.identify(pid).ok();
+            process.bound_at = Some(probe.now());
+        }
+    }
+
+    /// All births are read that were reported when zombies were found: those who still
+    /// have their pids are them. Whether there are any.
+    pub(crate) fn look_at_zombies(&mut self) -> bool {
+        let zombies = self.zombies.drain(..);
+        self.recheck.extend(zombies.map(|key| (key, Doubt::Zombie)));
+        !self.recheck.is_empty()
+    }
+
+    /// What was sent after the last loss has been read.
+    pub(crate) fn caught_up(&mut self) {
+        self.behind = false;
+    }
+
     /// Whether all deaths that were concluded have their status.
     pub(crate) fn has_settled_concluded(&mut self) -> bool {
         while let Some(key) = self.concluded.last() {

@@ -256,10 +256,8 @@ impl Tracker {
     }
 
     /// Whether the exit report was that of a process whose exit was told already.
-    pub(super) fn ghost_task_exited(&mut self, pid: Pid, tid: Tid, time: Timestamp) -> bool {
-        // What happened before the present owner was born is not its own.
-        let replaced = self.current.get(pid);
-        let replaced = replaced.is_some_and(|it| it.born_at.is_none_or(|born| time >= born));
+    pub(super) fn ghost_task_exited(&mut self, pid: Pid, tid: Tid) -> bool {
+        let replaced = self.current.contains(pid);
         let Some(ghosts) = self.ghosts.get_mut(&pid) else {
             return false;
         };

@@ -10,6 +10,7 @@ use kmonitor_source::{Fact, FactKind, HeldState, ProbeError, ProcessProbe, Proce
 use rustc_hash::FxHashSet;
 
 use super::codes::Codes;
+use super::ghost::Ghost;
 use super::process::{Death, Dying, Process};
 use super::{Cx, Doubt, Hint, Sink, Tracker, ask};
 
@@ -296,13 +297,14 @@ impl Tracker {
         cx: &mut Cx<'_, impl Sink>,
     ) {
         // Both are empty, nearly always.
-        if !self.ghosts.is_empty() && self.ghost_task_exited(pid, tid, time)
+        if !self.ghosts.is_empty() && self.ghost_task_exited(pid, tid)
             || !self.parked.is_empty() && self.parked_task_exited(pid, tid, code, parent, time, cx)
         {
             return;
         }
         let host = self.host;
         let unheard_of = host && !self.current.contains(pid);
+        let behind = self.behind;
         let has_ghost = !self.ghosts.is_empty() && self.ghosts.contains_key(&pid);
         let Some(process) = self.entry(pid) else {
             return;
@@ -339,6 +341,10 @@ impl Tracker {
                 };
                 self.die(pid, death, Some(status), cx);
             }
+        } else if behind && !process.threads.complete {
+            // It is looked at when all that is queued has been read: now a look would
+            // be ahead of what it did before it died.
+            self.recheck.push((key, Doubt::NotSeen));
         } else if told_out || of_before_exec || !process.threads.complete {
             let codes = process.codes();
             match self.look(pid, told_out, of_before_exec, cx.probe) {
@@ -489,8 +495,9 @@ impl Tracker {
 
     pub(super) fn lost(&mut self, count: Option<u64>, time: Timestamp, cx: &mut Cx<'_, impl Sink>) {
         cx.sink.lost(Lost::new(LossOrigin::Kernel, count), time);
-        // Reports that were due may be among the missing.
-        self.ghosts.clear();
+        self.behind = true;
+        // Reports that were due may be among the missing, or come yet.
+        self.ghosts.values_mut().flatten().for_each(Ghost::doubt);
         let mut parked = Vec::new();
         for process in self.parked.values_mut().flatten() {
             if let Some(dying) = &mut process.dying {
@@ -505,6 +512,7 @@ impl Tracker {
         // each other would keep the same ones from ever being looked at.
         let mut waiting = std::mem::take(&mut self.recheck);
         waiting.append(&mut self.unproven);
+        waiting.extend(self.zombies.drain(..).map(|key| (key, Doubt::Loss)));
         waiting.append(&mut self.retry);
         self.retry_at = None;
         let known: FxHashSet<_> = waiting.iter().map(|(key, _)| *key).collect();

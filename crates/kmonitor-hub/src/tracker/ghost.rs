@@ -32,6 +32,12 @@ impl Ghost {
         }
     }
 
+    /// What was due may have been lost: the next owner of the pid has the better claim.
+    pub(super) fn doubt(&mut self) {
+        self.threads.complete = false;
+        self.swept = None;
+    }
+
     /// Whether a report is one that was due. Without a complete account any of
     /// the pid's may be, as long as nobody else has the pid.
     pub(super) fn expects(&self, tid: Tid, replaced: bool) -> bool {

@@ -93,6 +93,8 @@ const RECHECK_RETRY: Duration = Duration::from_millis(100);
 enum Doubt {
     /// Reports about it may have been lost.
     Loss,
+    /// After a loss its pid was found to be a zombie's.
+    Zombie,
     /// It was there before we listened.
     NewToUs,
     /// It could not be looked at when its exit was reported.
@@ -129,6 +131,11 @@ pub(crate) struct Tracker {
     retry_at: Option<Duration>,
     /// Processes to look at when it is known who has changed hands within a loss.
     unproven: Vec<(ProcessKey, Doubt)>,
+    /// Zombies that have the pids of processes known by nothing else: who they are is
+    /// certain when all births that had been reported by then are read.
+    zombies: Vec<ProcessKey>,
+    /// Whether there was a loss, and what was sent after it has not been read yet.
+    behind: bool,
     /// Deaths that were concluded and whose status is due. May name settled ones.
     concluded: Vec<ProcessKey>,
     counts: Concluded,
@@ -152,6 +159,8 @@ impl Tracker {
             retry: Vec::new(),
             retry_at: None,
             unproven: Vec::new(),
+            zombies: Vec::new(),
+            behind: false,
             concluded: Vec::new(),
             counts: Concluded::default(),
             next_incarnation: 1,
@@ -371,8 +380,12 @@ impl Tracker {
                 }
                 // Not allowed to look: its own exit report must do.
                 Err(_) => {}
+                Ok(ProcessState::Zombie(_)) if doubt == Doubt::Loss && self.is_by_pid(pid) => {
+                    self.bind(pid, cx.probe);
+                    self.zombies.push(key);
+                }
                 Ok(state) => match doubt {
-                    Doubt::Loss => self.bury(pid, state, cx.now.stamp, true, cx),
+                    Doubt::Loss | Doubt::Zombie => self.bury(pid, state, cx.now.stamp, true, cx),
                     Doubt::NotSeen => self.bury(pid, state, cx.now.stamp, false, cx),
                     Doubt::NewToUs if state == ProcessState::Gone => self.await_report(pid, cx),
                     // Dead before we listened, or its report is still to be read.

@@ -271,7 +271,10 @@ impl Process {
             let mut threads = threads.iter();
             threads.any(|t| (t.tid == leader) == of_leader && t.phase != ThreadPhase::Alive)
         };
-        if leaving(true) && leaving(false) {
+        // Where nobody stays, another that is gone already may have been the last to
+        // begin its exit, whose code counts.
+        let nobody_stays = threads.iter().all(|it| it.phase != ThreadPhase::Alive);
+        if leaving(true) && leaving(false) || nobody_stays {
             self.set_codes(Codes::Differ);
         }
         self.threads.complete = true;
