@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kmonitor_event::{EventMask, ProcessKey, ProcessRef};
-use kmonitor_source::{Identity, Scope, WatchError};
+use kmonitor_source::{HeldProcess, Identity, Scope, WatchError};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::error::{Closed, SubscribeError};
@@ -13,6 +13,7 @@ use crate::latch::Latch;
 use crate::queue::Queue;
 use crate::router::SubscriptionId;
 use crate::stats::HubStats;
+use crate::watch::WatchMode;
 
 /// How many commands may wait; who sends one more waits himself.
 pub(crate) const COMMANDS_MAX: usize = 1024;
@@ -50,6 +51,7 @@ pub(crate) enum Command {
         process: ProcessRef,
         /// Keeps the pid from being used again until the watch stands.
         pidfd: Option<OwnedFd>,
+        mode: WatchMode,
         reply: Reply<Result<WatchLease, WatchError>>,
     },
     Stats {
@@ -138,6 +140,8 @@ pub(crate) struct WatchLease {
     pub(crate) key: ProcessKey,
     pub(crate) identity: Identity,
     pub(crate) latch: Arc<Latch>,
+    /// Where that was asked for.
+    pub(crate) held: Option<Box<dyn HeldProcess>>,
     pub(crate) sweep: Arc<Sweep>,
 }
 

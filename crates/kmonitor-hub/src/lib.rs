@@ -29,4 +29,4 @@ pub use filter::{Filter, QUEUE_EVENTS_DEFAULT};
 pub use hub::{HOLDS_MAX_DEFAULT, Hub, HubBuilder, HubCapabilities, STATUS_GRACE_DEFAULT};
 pub use stats::HubStats;
 pub use subscription::Subscription;
-pub use watch::Watch;
+pub use watch::{Watch, WatchMode};

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use kmonitor_event::{EventMask, Pid, ProcessKey, ProcessRef};
-use kmonitor_source::{Identity, ProbeError, Scope, SourceError, WatchError};
+use kmonitor_source::{HeldProcess, Identity, ProbeError, Scope, SourceError, WatchError};
 
 use crate::command::{Command, Follow, Narrow, Reply, SubscriptionLease, WatchLease};
 use crate::dispatcher::{Dispatcher, Stop};
@@ -17,6 +17,7 @@ use crate::filter::{Filter, Subjects};
 use crate::latch::Latch;
 use crate::queue::Queue;
 use crate::router::{Membership, SubscriptionId};
+use crate::watch::WatchMode;
 
 /// A command that waits for the source to listen.
 enum Request {
@@ -80,8 +81,9 @@ impl Dispatcher {
                 Command::Watch {
                     process,
                     pidfd: _held_until_here,
+                    mode,
                     reply,
-                } => match self.begin_watch(process) {
+                } => match self.begin_watch(process, mode) {
                     Ok(lease) => requests.push(Request::Watch { lease, reply }),
                     Err(error) => answer(reply, Err(error)),
                 },
@@ -251,11 +253,19 @@ impl Dispatcher {
         Ok((vec![(key, identity)], had))
     }
 
-    fn begin_watch(&mut self, process: ProcessRef) -> Result<WatchLease, WatchError> {
+    fn begin_watch(
+        &mut self,
+        process: ProcessRef,
+        mode: WatchMode,
+    ) -> Result<WatchLease, WatchError> {
         self.source
             .capabilities()
             .serve(Scope::Named, EventMask::EXIT)?;
         let identity = self.identify(process)?;
+        let held = match mode {
+            WatchMode::Shared => None,
+            WatchMode::HeldPidfd => Some(self.hold(process.pid, identity)?),
+        };
         let key = self.reserve(process.pid, identity);
         let latch = Arc::new(Latch::default());
         self.router.add_watch(key, Arc::clone(&latch));
@@ -264,8 +274,21 @@ impl Dispatcher {
             key,
             identity,
             latch,
+            held,
             sweep: Arc::clone(&self.sweep),
         })
+    }
+
+    /// Takes hold of a process for a watch of its own.
+    fn hold(&self, pid: Pid, identity: Identity) -> Result<Box<dyn HeldProcess>, WatchError> {
+        match self.probe.hold(pid, Some(identity)) {
+            Ok(Some(held)) => Ok(held),
+            Ok(None) => Err(WatchError::NotHeld { source: None }),
+            Err(error) if error.is_gone() => Err(error.into()),
+            Err(error) => Err(WatchError::NotHeld {
+                source: Some(error),
+            }),
+        }
     }
 
     fn identify_all(
