@@ -19,6 +19,7 @@ mod oracle;
 mod patience;
 mod replay;
 mod restricted;
+mod resync;
 mod signal;
 mod sources;
 mod stress;

@@ -261,10 +261,12 @@ impl Dispatcher {
         self.source
             .capabilities()
             .serve(Scope::Named, EventMask::EXIT)?;
-        let identity = self.identify(process)?;
-        let held = match mode {
-            WatchMode::Shared => None,
-            WatchMode::HeldPidfd => Some(self.hold(process.pid, identity)?),
+        let (identity, held) = match mode {
+            WatchMode::Shared => (self.identify(process)?, None),
+            WatchMode::HeldPidfd => {
+                let held = self.hold(process)?;
+                (held.identity(), Some(held))
+            }
         };
         let key = self.reserve(process.pid, identity);
         let latch = Arc::new(Latch::default());
@@ -280,14 +282,15 @@ impl Dispatcher {
     }
 
     /// Takes hold of a process for a watch of its own.
-    fn hold(&self, pid: Pid, identity: Identity) -> Result<Box<dyn HeldProcess>, WatchError> {
-        match self.probe.hold(pid, Some(identity)) {
+    fn hold(&self, process: ProcessRef) -> Result<Box<dyn HeldProcess>, WatchError> {
+        let named = process.inode.map(Identity::Inode);
+        match self.probe.hold(process.pid, named) {
             Ok(Some(held)) => Ok(held),
             Ok(None) => Err(WatchError::NotHeld { source: None }),
-            Err(error) if error.is_gone() => Err(error.into()),
-            Err(error) => Err(WatchError::NotHeld {
+            Err(error @ ProbeError::Io { .. }) => Err(WatchError::NotHeld {
                 source: Some(error),
             }),
+            Err(error) => Err(error.into()),
         }
     }
 
