@@ -159,12 +159,14 @@ impl Dispatcher {
             return;
         }
         let born_since = since.saturating_sub(REPORT_DELAY_MAX);
-        let young = |entry: &&ProcessEntry| {
-            !entry.dead && entry.started.is_none_or(|born| born >= born_since)
-        };
-        let young: FxHashMap<Pid, ProcessEntry> = listed
-            .iter()
-            .filter(young)
+        let young = |entry: &&ProcessEntry| entry.started.is_none_or(|born| born >= born_since);
+        let (dead, living): (Vec<&ProcessEntry>, Vec<&ProcessEntry>) =
+            listed.iter().filter(young).partition(|entry| entry.dead);
+        for entry in dead {
+            self.track(|tracker, cx| tracker.found_dead(entry, cx));
+        }
+        let young: FxHashMap<Pid, ProcessEntry> = living
+            .into_iter()
             .map(|entry| (entry.pid, *entry))
             .collect();
         for entry in parents_first(&young) {

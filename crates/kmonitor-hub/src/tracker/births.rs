@@ -55,6 +55,16 @@ impl Tracker {
         }
     }
 
+    /// A look after a loss has found a zombie that may have been born within it. It may
+    /// have been told, and is told no more; but it must not pass for an owner of its pid
+    /// who is known.
+    pub(crate) fn found_dead(&mut self, entry: &ProcessEntry, cx: &mut Cx<'_, impl Sink>) {
+        let known = self.current.get(entry.pid).filter(|it| it.dying.is_none());
+        if known.is_some_and(|process| was_replaced(process, entry, cx.probe)) {
+            self.died_unseen(entry.pid, cx);
+        }
+    }
+
     /// Whoever has this pid now is another than the one that is known, which died
     /// within a loss. No later report must be taken for its own.
     fn died_unseen(&mut self, pid: Pid, cx: &mut Cx<'_, impl Sink>) {
