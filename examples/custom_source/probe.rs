@@ -40,7 +40,7 @@ impl ProcessProbe for World {
         let state = self.lock();
         let living = state.living.iter();
         processes.clear();
-        processes.extend(living.map(|(&pid, &(_, parent))| ProcessEntry { pid, parent }));
+        processes.extend(living.map(|(&pid, &(_, parent))| ProcessEntry::new(pid, parent)));
         Ok(())
     }
 

@@ -21,6 +21,7 @@ mod oracle;
 mod patience;
 mod replay;
 mod restricted;
+mod resync;
 mod reused;
 mod signal;
 mod sources;

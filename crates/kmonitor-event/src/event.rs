@@ -16,7 +16,7 @@ pub struct Event {
     /// When it happened, or when it was inferred.
     pub time: Timestamp,
     /// Whom it concerns: for a fork, the parent. `None` only where it concerns
-    /// no process in particular ([`Lost`], an unnamed event).
+    /// no process in particular ([`Lost`], [`Resync`], an unnamed event).
     pub process: Option<ProcessKey>,
     /// The process's parent, where that is known.
     pub parent: Option<Pid>,
@@ -100,6 +100,8 @@ pub enum EventKind {
     /// another parent while the tree was being read. Comes at most once per
     /// call that follows a tree.
     TrackIncomplete,
+    /// What the kernel lost is being found out, or has been: see [`Resync`].
+    Resync(Resync),
     /// An event of the kernel's that this version has no name for.
     Other {
         /// The kernel's number for it.
@@ -125,6 +127,7 @@ impl EventKind {
             Self::Coredump { .. } => "coredump",
             Self::Lost(_) => "lost",
             Self::TrackIncomplete => "track_incomplete",
+            Self::Resync(_) => "resync",
             Self::Other { .. } => "other",
         }
     }
@@ -152,7 +155,7 @@ impl EventKind {
             Self::Comm { .. } => EventMask::COMM,
             Self::Coredump { .. } => EventMask::COREDUMP,
             Self::Other { .. } => EventMask::OTHER,
-            Self::Lost(_) | Self::TrackIncomplete => EventMask::empty(),
+            Self::Lost(_) | Self::TrackIncomplete | Self::Resync(_) => EventMask::empty(),
         }
     }
 
@@ -244,6 +247,7 @@ impl fmt::Display for EventKind {
             Self::Ptrace { tid, tracer: None } => write!(f, ": thread {tid} no longer traced"),
             Self::Comm { tid, comm } => write!(f, ": thread {tid} is {comm}"),
             Self::Lost(lost) => write!(f, ": {lost}"),
+            Self::Resync(resync) => write!(f, ": {resync}"),
             Self::Other { what } => write!(f, ": {what:#x}"),
             Self::Exec | Self::Sid | Self::TrackIncomplete => Ok(()),
         }
@@ -266,6 +270,57 @@ impl Lost {
     #[must_use]
     pub const fn new(origin: LossOrigin, count: Option<u64>) -> Self {
         Self { origin, count }
+    }
+}
+
+/// The marks between which a stream tells what was missed in a loss of the kernel's.
+///
+/// `Begin` stands right after the [`Lost`] (of origin
+/// [`Kernel`](LossOrigin::Kernel)) that made it necessary, `End` after the last
+/// event that was found out, whose [`inferred`](Event::inferred) is true. Other
+/// events and further losses stand between them as they come. The two take turns in
+/// every stream, whatever its mask; a stream that ends meanwhile gets its `End`
+/// first. A full queue sums marks up, as it does losses, and drops none that
+/// would leave the two unpaired.
+///
+/// Found out are: of the processes that the stream tells of, the ends; and where it
+/// follows a tree or tells of the whole host, the births (`Fork`) of those that were
+/// born within the loss and live. The parent is then who it was when that was found
+/// out. Who was born and died within the loss stays untold, and so do execs,
+/// threads and all else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Resync {
+    /// From here on the stream may lack something.
+    Begin,
+    /// From here on it lacks nothing again.
+    End {
+        /// Whether surely nobody who lives was missed. Not so where losses went on
+        /// for too long, the system's processes could not be looked at, or, in a
+        /// stream that follows a tree, a process that was born within the loss may
+        /// have come from the tree and been handed to a parent above it.
+        complete: bool,
+    },
+}
+
+impl Resync {
+    /// The stable name, as in JSON.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Begin => "begin",
+            Self::End { .. } => "end",
+        }
+    }
+}
+
+impl fmt::Display for Resync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Begin => "finding out what was lost",
+            Self::End { complete: true } => "found out what was lost",
+            Self::End { complete: false } => "found out what was lost, perhaps not all",
+        })
     }
 }
 

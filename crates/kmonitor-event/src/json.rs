@@ -14,6 +14,7 @@
 //! | `real`, `effective` | `uid`, `gid` | the ids |
 //! | `tracer` | `ptrace` | the tracing process; absent when it left |
 //! | `comm` | `comm` | the name |
+//! | `phase`, `complete` | `resync` | `begin` or `end`; at the end, whether surely nobody was missed |
 //! | `count`, `origin` | `lost` | how many (absent if nobody counted), and whose queue |
 //! | `what` | `other` | the kernel's number |
 //! | `inferred` | where true | concluded after a loss |
@@ -25,7 +26,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    Comm, Event, EventKind, Exit, LossOrigin, Lost, Pid, ProcessKey, ProcessRef, Status,
+    Comm, Event, EventKind, Exit, LossOrigin, Lost, Pid, ProcessKey, ProcessRef, Resync, Status,
     StatusSource, Tid, Timestamp, UnknownReason,
 };
 
@@ -132,6 +133,10 @@ struct EventJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<std::borrow::Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    phase: Option<std::borrow::Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    complete: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     what: Option<u32>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     inferred: bool,
@@ -195,6 +200,12 @@ impl Serialize for Event {
             EventKind::Lost(lost) => {
                 json.count = lost.count;
                 json.origin = Some(lost.origin.name().into());
+            }
+            EventKind::Resync(resync) => {
+                json.phase = Some(resync.name().into());
+                if let Resync::End { complete } = resync {
+                    json.complete = Some(complete);
+                }
             }
             EventKind::Other { what } => json.what = Some(what),
             EventKind::Exec
@@ -279,12 +290,19 @@ impl EventJson<'_> {
                 count: self.count,
             }),
             "track_incomplete" => EventKind::TrackIncomplete,
+            "resync" => EventKind::Resync(match need(self.phase.as_deref(), "phase", kind)? {
+                "begin" => Resync::Begin,
+                "end" => Resync::End {
+                    complete: need(self.complete, "complete", kind)?,
+                },
+                other => return Err(format!("unknown phase of a resync {other:?}")),
+            }),
             "other" => EventKind::Other {
                 what: need(self.what, "what", kind)?,
             },
             unknown => return Err(format!("unknown event type {unknown:?}")),
         };
-        if process.is_none() && !matches!(kind, "lost" | "other") {
+        if process.is_none() && !matches!(kind, "lost" | "resync" | "other") {
             return Err(format!("a {kind:?} event needs the field \"pid\""));
         }
         Ok(Event {
@@ -347,6 +365,15 @@ mod tests {
             line(&Event::new(at, None, lost)),
             r#"{"type":"lost","seq":0,"time_ns":5,"count":3,"origin":"subscription"}"#
         );
+        let resync = |resync| line(&Event::new(at, None, EventKind::Resync(resync)));
+        assert_eq!(
+            resync(Resync::Begin),
+            r#"{"type":"resync","seq":0,"time_ns":5,"phase":"begin"}"#
+        );
+        assert_eq!(
+            resync(Resync::End { complete: false }),
+            r#"{"type":"resync","seq":0,"time_ns":5,"phase":"end","complete":false}"#
+        );
     }
 
     #[test]
@@ -372,6 +399,8 @@ mod tests {
             key.prop_map(|child| EventKind::Fork { child }),
             tid.clone().prop_map(|tid| EventKind::ThreadCreate { tid }),
             Just(EventKind::Exec),
+            Just(EventKind::Resync(Resync::Begin)),
+            any::<bool>().prop_map(|complete| EventKind::Resync(Resync::End { complete })),
             (tid.clone(), raw.clone()).prop_map(|(tid, raw)| EventKind::ThreadExit {
                 tid,
                 status: ExitStatus::from_raw(raw)

@@ -29,7 +29,7 @@ mod pid;
 mod status;
 mod time;
 
-pub use event::{Comm, Event, EventKind, Exit, LossOrigin, Lost};
+pub use event::{Comm, Event, EventKind, Exit, LossOrigin, Lost, Resync};
 pub use key::{ProcessKey, ProcessRef};
 pub use mask::{EventMask, ParseMaskError};
 pub use pid::{ParsePidError, Pid, Tid};

@@ -44,6 +44,13 @@ impl Timestamp {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// This instant less a while; not before the clock's start.
+    #[must_use]
+    pub fn saturating_sub(self, while_: Duration) -> Self {
+        let nanos = u64::try_from(while_.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(nanos))
+    }
+
     /// This instant and a while.
     #[must_use]
     pub fn saturating_add(self, while_: Duration) -> Self {

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 
 use kmonitor_event::{EventMask, ProcessKey, ProcessRef};
-use kmonitor_source::{Identity, WatchError};
+use kmonitor_source::{HeldProcess, Identity, Scope, WatchError};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::error::{Closed, SubscribeError};
@@ -14,6 +14,7 @@ use crate::queue::Queue;
 use crate::router::SubscriptionId;
 use crate::stats::HubStats;
 use crate::sync::Mutex;
+use crate::watch::WatchMode;
 
 /// How many commands may wait; who sends one more waits himself.
 pub(crate) const COMMANDS_MAX: usize = 1024;
@@ -51,6 +52,7 @@ pub(crate) enum Command {
         process: ProcessRef,
         /// Keeps the pid from being used again until the watch stands.
         pidfd: Option<OwnedFd>,
+        mode: WatchMode,
         reply: Reply<Result<WatchLease, WatchError>>,
     },
     Stats {
@@ -61,14 +63,24 @@ pub(crate) enum Command {
     },
 }
 
-/// Which relatives of a process are added with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which relatives of a process are added with it, the fewest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Follow {
     Nobody,
     /// Those that descend from it from now on.
     Births,
     /// All its descendants.
     Tree,
+}
+
+impl Follow {
+    /// What a source must be able to see.
+    pub(crate) fn scope(self) -> Scope {
+        match self {
+            Self::Nobody => Scope::Named,
+            Self::Births | Self::Tree => Scope::Tree,
+        }
+    }
 }
 
 /// What becomes of members that are wanted less.
@@ -129,6 +141,8 @@ pub(crate) struct WatchLease {
     pub(crate) key: ProcessKey,
     pub(crate) identity: Identity,
     pub(crate) latch: Arc<Latch>,
+    /// Where that was asked for.
+    pub(crate) held: Option<Box<dyn HeldProcess>>,
     pub(crate) sweep: Arc<Sweep>,
 }
 

@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use kmonitor_event::{EventMask, ProcessKey, Status};
+use kmonitor_event::{EventMask, ProcessKey, Status, Timestamp};
 use kmonitor_source::{
-    EventSource, Fact, KernelInterest, ProbeError, ProcessProbe, Reach, SourceError,
+    EventSource, Fact, FactKind, KernelInterest, ProbeError, ProcessProbe, Reach, SourceError,
 };
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::command::{Command, Dropped, Sweep};
+use crate::resync::Resync;
 use crate::router::Router;
 use crate::scan::Scan;
 use crate::stats::HubStats;
@@ -29,10 +30,6 @@ use crate::tracker::{Cx, Now, Tracker};
 const TRACKING: EventMask = EventMask::THREAD_CREATE
     .union(EventMask::EXEC)
     .union(EventMask::EXIT);
-
-/// How many processes are looked at between two reads after a loss. At some 6 µs
-/// each, the kernel's queue goes unread for a millisecond and a half at most.
-const RECHECK_SLICE: usize = 256;
 
 /// How many facts are looked up ahead of being acted on. With thousands of
 /// subscriptions each step of a delivery waits for memory; done step by step for
@@ -64,6 +61,10 @@ pub(crate) struct Dispatcher {
     pub(super) sweep: Arc<Sweep>,
     /// Looks at trees that reports may still come of. Each goes in a moment.
     pub(super) scans: Vec<Scan>,
+    /// Finding out what a loss took.
+    pub(super) resync: Resync,
+    /// All that was reported up to then has been read, unless it was lost.
+    read_up_to: Timestamp,
     commands: mpsc::Receiver<Command>,
     ended: Arc<Mutex<Option<String>>>,
     /// Deaths whose status only the reaping will tell. Bounded by the deaths
@@ -104,6 +105,8 @@ impl Dispatcher {
             must_expect_all: false,
             sweep,
             scans: Vec::new(),
+            resync: Resync::default(),
+            read_up_to: Timestamp::default(),
             commands,
             ended,
             reapings: FuturesUnordered::new(),
@@ -147,10 +150,9 @@ impl Dispatcher {
         let sweep = Arc::clone(&self.sweep);
         loop {
             let listening = !self.interest.is_empty();
-            let deadline = self
-                .tracker
-                .next_deadline()
-                .and_then(|at| self.started.checked_add(at));
+            let deadline = self.tracker.next_deadline();
+            let deadline = deadline.into_iter().chain(self.resync.next_look()).min();
+            let deadline = deadline.and_then(|at| self.started.checked_add(at));
             let turn = tokio::select! {
                 biased;
                 count = self.commands.recv_many(&mut commands, COMMANDS_PER_TURN) => {
@@ -168,7 +170,12 @@ impl Dispatcher {
                     self.reaping_told(key, told);
                     Ok(())
                 }
-                read = read(&mut self.source, &mut self.facts), if listening => {
+                read = read(
+                    &mut self.source,
+                    &mut self.facts,
+                    &*self.probe,
+                    &mut self.read_up_to,
+                ), if listening => {
                     // A source may always have more: others on this runtime
                     // get their turn in between.
                     tokio::task::yield_now().await;
@@ -181,10 +188,11 @@ impl Dispatcher {
             // Whoever keeps sending commands must not keep this from being done.
             self.sweep_up();
             self.take_in();
-            self.track(|tracker, cx| {
-                tracker.expire(cx);
-                tracker.recheck(RECHECK_SLICE, cx);
-            });
+            self.track(Tracker::expire);
+            let turn = match turn {
+                Ok(()) => self.resync().await,
+                stop => stop,
+            };
             self.follow_up();
             let settled = self.settle_interest().await;
             match turn {
@@ -225,6 +233,11 @@ impl Dispatcher {
         for facts in self.facts.chunks(WARM_AHEAD) {
             warm(facts, &self.tracker, cx.sink);
             for fact in facts {
+                if matches!(fact.kind, FactKind::Lost { .. }) {
+                    self.resync.note_loss(self.read_up_to);
+                } else {
+                    self.read_up_to = self.read_up_to.max(fact.time);
+                }
                 for scan in &mut self.scans {
                     scan.inspect(fact, &self.tracker, cx.sink);
                 }
@@ -359,10 +372,10 @@ impl Dispatcher {
     }
 
     /// Reads until the kernel's queue is empty, so that the tracker knows what
-    /// had happened when this was called.
-    pub(super) async fn drain(&mut self) -> Result<(), Stop> {
+    /// had happened when this was called. Whether it came to be empty.
+    pub(super) async fn drain(&mut self) -> Result<bool, Stop> {
         if self.interest.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         for _ in 0..DRAIN_BATCHES_MAX {
             let now = self.probe.now();
@@ -374,13 +387,19 @@ impl Dispatcher {
             self.take_in();
             match poll {
                 Poll::Pending => {
+                    self.read_up_to = self.read_up_to.max(now);
                     self.tell_scans(Some(now));
-                    break;
+                    return Ok(true);
                 }
                 Poll::Ready(read) => read.map_err(Stop::Failed)?,
             }
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// The time on the clock of deadlines.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
     }
 
     pub(super) fn stats(&self) -> HubStats {
@@ -392,6 +411,10 @@ impl Dispatcher {
             lost_by_subscriptions: counts.lost_by_subscriptions,
             lost_by_kernel: counts.lost_by_kernel,
             losses_uncounted: counts.losses_uncounted,
+            resyncs: self.resync.begun(),
+            looks: self.resync.looks(),
+            births_inferred: self.tracker.concluded().births,
+            deaths_inferred: self.tracker.concluded().deaths,
             subscriptions: self.router.subscription_count(),
             watches: self.router.watch_count(),
             tracked: self.tracker.len(),
@@ -447,7 +470,7 @@ pub(super) enum Stop {
 /// so many loads are under way at a time as the processor can keep in mind.
 fn warm(facts: &[Fact], tracker: &Tracker, router: &Router) {
     let mut pids = Few::default();
-    pids.extend(facts.iter().filter_map(Tracker::subject));
+    pids.extend(facts.iter().filter_map(|fact| fact.kind.process()));
     tracker.warm_pids(&pids);
     let mut places = Few::default();
     places.extend(pids.iter().filter_map(|pid| tracker.place(*pid)));
@@ -467,10 +490,21 @@ fn now(started: Instant, probe: &dyn ProcessProbe) -> Now {
     }
 }
 
-async fn read(source: &mut Box<dyn EventSource>, facts: &mut Vec<Fact>) -> Result<(), Stop> {
-    std::future::poll_fn(|cx| source.poll_batch(cx, facts))
-        .await
-        .map_err(Stop::Failed)
+async fn read(
+    source: &mut Box<dyn EventSource>,
+    facts: &mut Vec<Fact>,
+    probe: &dyn ProcessProbe,
+    read_up_to: &mut Timestamp,
+) -> Result<(), Stop> {
+    let read = std::future::poll_fn(|cx| {
+        let now = probe.now();
+        let poll = source.poll_batch(cx, facts);
+        if poll.is_pending() {
+            *read_up_to = (*read_up_to).max(now);
+        }
+        poll
+    });
+    read.await.map_err(Stop::Failed)
 }
 
 /// An error and its causes on one line.

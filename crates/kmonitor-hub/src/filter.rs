@@ -5,6 +5,8 @@ use std::num::NonZeroUsize;
 use kmonitor_event::{EventMask, ProcessRef};
 use kmonitor_source::Scope;
 
+use crate::command::Follow;
+
 /// How many events a subscription's queue holds unless told otherwise. A full
 /// queue of them takes some 350 KiB; an empty one takes nothing.
 pub const QUEUE_EVENTS_DEFAULT: usize = 4096;
@@ -32,7 +34,7 @@ pub(crate) enum Subjects {
     Host,
     Named {
         processes: Vec<ProcessRef>,
-        follow: bool,
+        follow: Follow,
         /// The named ones stand for their descendants only.
         descendants_only: bool,
     },
@@ -60,7 +62,7 @@ impl Filter {
     pub fn pids(processes: impl IntoIterator<Item = impl Into<ProcessRef>>) -> Self {
         Self::new(Subjects::Named {
             processes: processes.into_iter().map(Into::into).collect(),
-            follow: false,
+            follow: Follow::Nobody,
             descendants_only: false,
         })
     }
@@ -70,7 +72,7 @@ impl Filter {
     pub fn tree(process: impl Into<ProcessRef>) -> Self {
         Self::new(Subjects::Named {
             processes: vec![process.into()],
-            follow: true,
+            follow: Follow::Tree,
             descendants_only: false,
         })
     }
@@ -81,7 +83,7 @@ impl Filter {
     pub fn descendants(process: impl Into<ProcessRef>) -> Self {
         Self::new(Subjects::Named {
             processes: vec![process.into()],
-            follow: true,
+            follow: Follow::Tree,
             descendants_only: true,
         })
     }
@@ -123,8 +125,7 @@ impl Filter {
     pub(crate) fn scope(&self) -> Scope {
         match &self.subjects {
             Subjects::Host => Scope::Host,
-            Subjects::Named { follow: true, .. } => Scope::Tree,
-            Subjects::Named { follow: false, .. } => Scope::Named,
+            Subjects::Named { follow, .. } => follow.scope(),
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::stats::HubStats;
 use crate::subscription::Subscription;
 use crate::sync::Mutex;
 use crate::tracker::{Tracker, TrackerConfig};
-use crate::watch::Watch;
+use crate::watch::{Watch, WatchMode};
 
 /// How long a death waits for its status unless told otherwise.
 pub const STATUS_GRACE_DEFAULT: Duration = Duration::from_secs(1);
@@ -121,7 +121,8 @@ impl Hub {
     /// Holds no descriptor per watch by promise. In practice the hub holds the
     /// first [`HOLDS_MAX_DEFAULT`] processes it is asked to watch by a pidfd, as
     /// long as descriptors allow, because only that gives the right status of a
-    /// process whose threads end differently and which is reaped at once.
+    /// process whose threads end differently and which is reaped at once. To have one
+    /// held whatever others hold: [`watch_with`](Self::watch_with).
     ///
     /// # Errors
     /// The process is gone ([`WatchError::is_gone`]), is no process, or may not
@@ -130,6 +131,23 @@ impl Hub {
     /// # Cancel safety
     /// If dropped before it is ready, nothing is watched.
     pub async fn watch(&self, target: impl IntoTarget) -> Result<Watch, WatchError> {
+        self.watch_with(target, WatchMode::default()).await
+    }
+
+    /// As [`watch`](Self::watch), with a descriptor of its own or without: see
+    /// [`WatchMode`].
+    ///
+    /// # Errors
+    /// As [`watch`](Self::watch); and [`WatchError::NotHeld`] where a pidfd was asked for
+    /// and cannot be had.
+    ///
+    /// # Cancel safety
+    /// As [`watch`](Self::watch).
+    pub async fn watch_with(
+        &self,
+        target: impl IntoTarget,
+        mode: WatchMode,
+    ) -> Result<Watch, WatchError> {
         let (process, pidfd) = match target.into_target()? {
             Target::Process(process) => (process, None),
             Target::Pidfd(fd) => {
@@ -141,6 +159,7 @@ impl Hub {
         let asked = self.line.ask(|reply| Command::Watch {
             process,
             pidfd,
+            mode,
             reply,
         });
         match asked.await {

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::task::{Context, Poll, Waker};
 
-use kmonitor_event::{Event, EventKind, LossOrigin, Lost, Timestamp};
+use kmonitor_event::{Event, EventKind, LossOrigin, Lost, Resync, Timestamp};
 
 use crate::sync::{self, Mutex, MutexGuard};
 
@@ -69,6 +69,51 @@ struct Losses {
     overflow: Option<(u64, Timestamp)>,
     /// A loss of the kernel's that found the queue full: it may not be dropped.
     kernel: Option<(Option<u64>, Timestamp)>,
+    /// Nor may marks.
+    marks: Option<Marks>,
+}
+
+/// The marks that found the queue full. They take turns, so the first and the last
+/// stand for all that came between them.
+struct Marks {
+    first: Resync,
+    last: Resync,
+    /// Whether all of these ends were complete.
+    complete: bool,
+    time: Timestamp,
+}
+
+impl Marks {
+    fn new(mark: Resync, time: Timestamp) -> Self {
+        let mut marks = Self {
+            first: mark,
+            last: mark,
+            complete: true,
+            time,
+        };
+        marks.note(mark, time);
+        marks
+    }
+
+    fn note(&mut self, mark: Resync, time: Timestamp) {
+        self.last = mark;
+        self.complete &= !matches!(mark, Resync::End { complete: false });
+        self.time = time;
+    }
+
+    /// Those that stand before a loss of the kernel's, and those after it: what begins
+    /// begins because of the loss.
+    fn around_loss(&self) -> (Option<Resync>, [Option<Resync>; 2]) {
+        let end = Some(Resync::End {
+            complete: self.complete,
+        });
+        match (self.first, self.last) {
+            (Resync::Begin, Resync::Begin) => (None, [Some(Resync::Begin), None]),
+            (Resync::Begin, _) => (None, [Some(Resync::Begin), end]),
+            (_, Resync::Begin) => (end, [Some(Resync::Begin), None]),
+            _ => (None, [end, None]),
+        }
+    }
 }
 
 impl Losses {
@@ -84,6 +129,11 @@ impl Losses {
                 None => count,
             };
             self.kernel = Some((sum, event.time));
+        } else if let EventKind::Resync(mark) = event.kind {
+            match &mut self.marks {
+                Some(marks) => marks.note(mark, event.time),
+                None => self.marks = Some(Marks::new(mark, event.time)),
+            }
         } else {
             let (lost, since) = self.overflow.unwrap_or((0, event.time));
             self.overflow = Some((lost + 1, since));
@@ -97,7 +147,21 @@ impl Losses {
         let own = own.map(move |(n, time)| event(LossOrigin::Subscription, Some(n), time));
         let kernel = self.kernel;
         let kernel = kernel.map(move |(n, time)| event(LossOrigin::Kernel, n, time));
-        own.into_iter().chain(kernel)
+        let (before, after) = self
+            .marks
+            .as_ref()
+            .map(Marks::around_loss)
+            .unwrap_or_default();
+        let time = self
+            .marks
+            .as_ref()
+            .map(|marks| marks.time)
+            .unwrap_or_default();
+        let mark = move |mark| Event::new(time, None, EventKind::Resync(mark));
+        own.into_iter()
+            .chain(before.map(mark))
+            .chain(kernel)
+            .chain(after.into_iter().flatten().map(mark))
     }
 }
 
@@ -179,7 +243,11 @@ impl State {
             return true;
         }
         rest.losses.get_or_insert_default().note(event);
-        matches!(event.kind, EventKind::Lost(lost) if lost.origin == LossOrigin::Kernel)
+        match event.kind {
+            EventKind::Lost(lost) => lost.origin == LossOrigin::Kernel,
+            EventKind::Resync(_) => true,
+            _ => false,
+        }
     }
 
     fn take(&mut self, rest: &mut Taken) -> Option<Option<Event>> {
@@ -247,6 +315,46 @@ mod tests {
         }
         let both = EventKind::Lost(Lost::new(LossOrigin::Kernel, Some(5)));
         assert_eq!(take(&queue), [EventKind::Exec, both]);
+    }
+
+    #[test]
+    fn marks_are_never_dropped_and_stay_in_pairs() {
+        let begin = Resync::Begin;
+        let end = |complete| Resync::End { complete };
+        let kernel = EventKind::Lost(Lost::new(LossOrigin::Kernel, Some(1)));
+        let mark = EventKind::Resync;
+        let cases: [(&[EventKind], &[EventKind]); 6] = [
+            (&[kernel, mark(begin)], &[kernel, mark(begin)]),
+            (
+                &[kernel, mark(begin), mark(end(true))],
+                &[kernel, mark(begin), mark(end(true))],
+            ),
+            (&[mark(end(true))], &[mark(end(true))]),
+            (
+                &[mark(end(true)), kernel, mark(begin)],
+                &[mark(end(true)), kernel, mark(begin)],
+            ),
+            (
+                &[mark(end(false)), kernel, mark(begin), mark(end(true))],
+                &[kernel, mark(end(false))],
+            ),
+            (
+                &[mark(begin), mark(end(false)), mark(begin)],
+                &[mark(begin)],
+            ),
+        ];
+        for (pushed, expected) in cases {
+            let queue = Queue::new(1);
+            push(&queue, &exec());
+            for kind in pushed {
+                assert!(push(&queue, &Event::new(Timestamp::default(), None, *kind)));
+            }
+            push(&queue, &exec());
+            let told = take(&queue);
+            let own = EventKind::Lost(Lost::new(LossOrigin::Subscription, Some(1)));
+            assert_eq!(told[..2], [EventKind::Exec, own]);
+            assert_eq!(told[2..], *expected);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use kmonitor_event::{EventMask, Pid, ProcessKey, ProcessRef};
-use kmonitor_source::{Identity, ProbeError, Scope, SourceError, WatchError};
+use kmonitor_source::{HeldProcess, Identity, ProbeError, Scope, SourceError, WatchError};
 
 use crate::command::{Command, Follow, Narrow, Reply, SubscriptionLease, WatchLease};
 use crate::dispatcher::{Dispatcher, Stop};
@@ -17,6 +17,7 @@ use crate::filter::{Filter, Subjects};
 use crate::latch::Latch;
 use crate::queue::Queue;
 use crate::router::{Membership, SubscriptionId};
+use crate::watch::WatchMode;
 
 /// A command that waits for the source to listen.
 enum Request {
@@ -80,8 +81,9 @@ impl Dispatcher {
                 Command::Watch {
                     process,
                     pidfd: _held_until_here,
+                    mode,
                     reply,
-                } => match self.begin_watch(process) {
+                } => match self.begin_watch(process, mode) {
                     Ok(lease) => requests.push(Request::Watch { lease, reply }),
                     Err(error) => answer(reply, Err(error)),
                 },
@@ -215,7 +217,6 @@ impl Dispatcher {
             } => {
                 let membership = Membership {
                     follow: *follow,
-                    births_only: false,
                     forks_only: *descendants_only,
                     listed: false,
                 };
@@ -236,15 +237,10 @@ impl Dispatcher {
         if !self.router.contains(id) || self.router.is_host(id) {
             return Ok((Vec::new(), false));
         }
-        let scope = match follow {
-            Follow::Nobody => Scope::Named,
-            Follow::Births | Follow::Tree => Scope::Tree,
-        };
         let events = self.router.mask(id);
-        self.source.capabilities().serve(scope, events)?;
+        self.source.capabilities().serve(follow.scope(), events)?;
         let membership = Membership {
-            follow: follow != Follow::Nobody,
-            births_only: follow == Follow::Births,
+            follow,
             forks_only: false,
             listed: false,
         };
@@ -257,11 +253,21 @@ impl Dispatcher {
         Ok((vec![(key, identity)], had))
     }
 
-    fn begin_watch(&mut self, process: ProcessRef) -> Result<WatchLease, WatchError> {
+    fn begin_watch(
+        &mut self,
+        process: ProcessRef,
+        mode: WatchMode,
+    ) -> Result<WatchLease, WatchError> {
         self.source
             .capabilities()
             .serve(Scope::Named, EventMask::EXIT)?;
-        let identity = self.identify(process)?;
+        let (identity, held) = match mode {
+            WatchMode::Shared => (self.identify(process)?, None),
+            WatchMode::HeldPidfd => {
+                let held = self.hold(process)?;
+                (held.identity(), Some(held))
+            }
+        };
         let key = self.reserve(process.pid, identity);
         let latch = Arc::new(Latch::default());
         self.router.add_watch(key, Arc::clone(&latch));
@@ -270,8 +276,22 @@ impl Dispatcher {
             key,
             identity,
             latch,
+            held,
             sweep: Arc::clone(&self.sweep),
         })
+    }
+
+    /// Takes hold of a process for a watch of its own.
+    fn hold(&self, process: ProcessRef) -> Result<Box<dyn HeldProcess>, WatchError> {
+        let named = process.inode.map(Identity::Inode);
+        match self.probe.hold(process.pid, named) {
+            Ok(Some(held)) => Ok(held),
+            Ok(None) => Err(WatchError::NotHeld { source: None }),
+            Err(error @ ProbeError::Io { .. }) => Err(WatchError::NotHeld {
+                source: Some(error),
+            }),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn identify_all(

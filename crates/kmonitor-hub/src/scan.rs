@@ -12,6 +12,7 @@ use kmonitor_event::{Event, EventKind, Pid, ProcessKey, Timestamp};
 use kmonitor_source::{Fact, FactKind};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::command::Follow;
 use crate::dispatcher::{Dispatcher, Stop};
 use crate::router::{Membership, Router, SubscriptionId};
 use crate::tracker::Tracker;
@@ -169,8 +170,7 @@ impl Dispatcher {
             return Descendant::Known;
         }
         let membership = Membership {
-            follow: true,
-            births_only: false,
+            follow: Follow::Tree,
             forks_only: false,
             listed: true,
         };

@@ -18,6 +18,14 @@ pub struct HubStats {
     pub lost_by_kernel: u64,
     /// Losses of the kernel's that nobody counted.
     pub losses_uncounted: u64,
+    /// Times that a loss of the kernel's was followed by finding out what it took.
+    pub resyncs: u64,
+    /// Looks at the system's processes for that.
+    pub looks: u64,
+    /// Births that were found out so, and not reported.
+    pub births_inferred: u64,
+    /// Ends that were found out so, and not reported.
+    pub deaths_inferred: u64,
     /// Live subscriptions.
     pub subscriptions: usize,
     /// Live watches of processes that have not ended.

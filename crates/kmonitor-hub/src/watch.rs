@@ -6,15 +6,40 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use kmonitor_event::{Exit, ProcessKey};
-use kmonitor_source::{ProcessProbe, WatchError};
+use kmonitor_source::{HeldState, ProcessProbe, WatchError};
 
 use crate::command::{Line, WatchLease};
 use crate::latch::Stage;
 
+/// What a watch costs, and how certain its status is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum WatchMode {
+    /// The watch has no descriptor of its own. The hub holds some processes by pidfds
+    /// for all ([`holds_max`](crate::HubBuilder::holds_max)). For one beyond these, that
+    /// dies and is reaped before anybody looks, the exit reports must do: where its
+    /// threads ended with different codes, or a report was lost, its status is
+    /// [`Unknown`](kmonitor_event::Status::Unknown).
+    #[default]
+    Shared,
+    /// A pidfd is held for this very watch, whatever others hold, until that is dropped:
+    /// one descriptor each. It buys the status of a process that died and was reaped
+    /// at once, or within an overflow, which nothing else can tell then.
+    ///
+    /// What the kernel keeps with a pidfd is the code of the first thread. Where that
+    /// was inside an exit of its own while another thread ended the process, and was the
+    /// last to finish, `waitpid` says otherwise (seen on 6.18).
+    ///
+    /// # Minimum kernel version
+    /// 5.3 to hold; 6.15 for the status of a process that is reaped and no child.
+    HeldPidfd,
+}
+
 /// The exit of one process, as a value that stays.
 ///
 /// It cannot be lost to a full queue, an overflow in the kernel or a late poll,
-/// and holds no descriptor of its own. Awaiting it gives the exit with the best
+/// and holds no descriptor of its own, unless [that was asked
+/// for](WatchMode::HeldPidfd). Awaiting it gives the exit with the best
 /// status there is. Dropping it ends the watching.
 #[must_use = "a watch that is dropped watches nothing; await it for the exit"]
 pub struct Watch {
@@ -86,10 +111,24 @@ impl Watch {
         Ok(exit)
     }
 
+    /// The exit with the status that the hold tells, where nobody else could.
+    fn with_held_status(&self, mut exit: Exit) -> Exit {
+        let Some(held) = self.lease.held.as_ref() else {
+            return exit;
+        };
+        if exit.status.known().is_none()
+            && let Ok(HeldState::Zombie(status) | HeldState::Reaped(status)) = held.state()
+            && status.known().is_some()
+        {
+            exit.status = status;
+        }
+        exit
+    }
+
     async fn stage(&self, reached: impl Fn(&Stage) -> bool) -> Result<Exit, WatchError> {
         let stage = poll_fn(|cx| self.lease.latch.poll(cx, &reached)).await;
         match stage {
-            Stage::Dead(exit) | Stage::Settled(exit) => Ok(exit),
+            Stage::Dead(exit) | Stage::Settled(exit) => Ok(self.with_held_status(exit)),
             Stage::Closed(reason) => Err(WatchError::HubClosed { reason }),
             Stage::Alive => unreachable_stage(self.lease.key),
         }

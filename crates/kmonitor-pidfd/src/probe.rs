@@ -120,16 +120,19 @@ impl ProcessProbe for LinuxProbe {
             source,
         };
         let directory = open_directory("/proc").map_err(io)?;
+        let clock = procfs::BootClock::now();
         let mut denied = None;
         each_number(&directory, |number| {
             let Some(pid) = Pid::new(number) else {
                 return Ok(());
             };
             match procfs::stat_at(format_args!("/proc/{pid}/stat\0")) {
-                Ok(stat) => processes.push(ProcessEntry {
-                    pid,
-                    parent: Pid::new(stat.parent),
-                }),
+                Ok(stat) => {
+                    let mut entry = ProcessEntry::new(pid, Pid::new(stat.parent));
+                    entry.started = clock.as_ref().map(|clock| clock.born(&stat));
+                    entry.dead = stat.is_group_zombie();
+                    processes.push(entry);
+                }
                 Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                     denied = Some((pid, source));
                 }

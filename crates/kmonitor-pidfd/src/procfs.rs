@@ -7,7 +7,7 @@ use std::ffi::CStr;
 use std::fmt;
 use std::io::{self, Write as _};
 
-use kmonitor_event::{Pid, Tid};
+use kmonitor_event::{Pid, Tid, Timestamp};
 use kmonitor_source::{ProbeError, ThreadPhase};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -56,6 +56,41 @@ impl Stat {
     /// process, whatever its leader does.
     pub(crate) fn is_group_zombie(&self) -> bool {
         self.state == b'Z' && self.num_threads == 1
+    }
+}
+
+/// Turns times since boot, as `/proc` gives them, into those that facts are stamped
+/// with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BootClock {
+    /// So far the clock of facts, which stands still while the machine sleeps, is
+    /// behind.
+    behind_nanos: u64,
+    tick_nanos: u64,
+}
+
+impl BootClock {
+    /// The clocks as they stand now. `None` where the system does not tell its tick.
+    pub(crate) fn now() -> Option<Self> {
+        let nanos = |clock| {
+            let now = rustix::time::clock_gettime(clock);
+            let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+            seconds.saturating_mul(1_000_000_000) + u64::try_from(now.tv_nsec).unwrap_or(0)
+        };
+        // In this order the difference is never too small, and a birth never too late.
+        let monotonic = nanos(rustix::time::ClockId::Monotonic);
+        let boot = nanos(rustix::time::ClockId::Boottime);
+        Some(Self {
+            behind_nanos: boot.saturating_sub(monotonic),
+            tick_nanos: 1_000_000_000_u64.checked_div(rustix::param::clock_ticks_per_second())?,
+        })
+    }
+
+    /// When a process was born, to the last tick before it. Too early by as much as the
+    /// machine slept since.
+    pub(crate) fn born(&self, stat: &Stat) -> Timestamp {
+        let since_boot = stat.start_time.saturating_mul(self.tick_nanos);
+        Timestamp::from_nanos(since_boot.saturating_sub(self.behind_nanos))
     }
 }
 
@@ -291,6 +326,20 @@ mod tests {
         assert_eq!(parse_stat(b"1 (a)"), None);
         assert_eq!(parse_stat(b")))"), None);
         assert_eq!(parse_stat(&[0xff; 300]), None);
+    }
+
+    #[test]
+    fn a_birth_is_told_on_the_clock_of_facts_and_never_too_late() {
+        for _ in 0..20 {
+            let before = Timestamp::now();
+            let mut child = std::process::Command::new("true").spawn().unwrap();
+            let after = Timestamp::now();
+            let stat = stat(Pid::try_from(child.id()).unwrap()).unwrap();
+            let born = BootClock::now().unwrap().born(&stat);
+            child.wait().unwrap();
+            let tick = std::time::Duration::from_millis(11);
+            assert!(born <= after && before <= born.saturating_add(tick));
+        }
     }
 
     #[test]

@@ -160,6 +160,17 @@ pub enum WatchError {
     /// The source cannot tell of this process's exit.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// It was asked that a pidfd be held for the watch, and none can be had: there are
+    /// no descriptors left, or this system has no pidfds.
+    #[error("no pidfd can be held for the watch: {}", match .source {
+        Some(_) => "it could not be opened",
+        None => "they do not work here",
+    })]
+    NotHeld {
+        /// Why it could not be opened.
+        #[source]
+        source: Option<ProbeError>,
+    },
     /// The hub was closed, or its source failed, while the process lived.
     #[error("the hub was closed before the process ended: {reason}")]
     HubClosed {

@@ -141,3 +141,26 @@ pub enum FactKind {
         process: Option<Pid>,
     },
 }
+
+impl FactKind {
+    /// The process that it is about, where it names one; for a fork the parent.
+    #[must_use]
+    pub const fn process(&self) -> Option<Pid> {
+        match *self {
+            Self::Forked { parent, .. } => parent,
+            Self::ThreadCreated { process, .. }
+            | Self::Execed { process }
+            | Self::TaskExited { process, .. }
+            | Self::GroupDead { process, .. }
+            | Self::Reaped { process, .. }
+            | Self::Uid { process, .. }
+            | Self::Gid { process, .. }
+            | Self::Sid { process }
+            | Self::Ptrace { process, .. }
+            | Self::Comm { process, .. }
+            | Self::Coredump { process, .. } => Some(process),
+            Self::Other { process, .. } => process,
+            Self::Lost { .. } => None,
+        }
+    }
+}

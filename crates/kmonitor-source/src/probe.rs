@@ -94,11 +94,30 @@ pub enum ThreadPhase {
 
 /// One process of the system, as found by looking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ProcessEntry {
     /// The process.
     pub pid: Pid,
     /// Its parent; `None` for those that have none.
     pub parent: Option<Pid>,
+    /// When it was born, on the clock of the facts: perhaps too early by up to 10 ms,
+    /// never too late. `None` where the system does not tell.
+    pub started: Option<Timestamp>,
+    /// Whether it was found dead, only not reaped.
+    pub dead: bool,
+}
+
+impl ProcessEntry {
+    /// A process that lives, born nobody knows when.
+    #[must_use]
+    pub const fn new(pid: Pid, parent: Option<Pid>) -> Self {
+        Self {
+            pid,
+            parent,
+            started: None,
+            dead: false,
+        }
+    }
 }
 
 /// Resolves when a process has been reaped, with the best status there is.

@@ -48,7 +48,7 @@
 pub use kmonitor_event::*;
 pub use kmonitor_hub::{
     Closed, Filter, HOLDS_MAX_DEFAULT, Hub, HubBuilder, HubCapabilities, HubStats, OpenError,
-    QUEUE_EVENTS_DEFAULT, STATUS_GRACE_DEFAULT, SubscribeError, Subscription,
+    QUEUE_EVENTS_DEFAULT, STATUS_GRACE_DEFAULT, SubscribeError, Subscription, WatchMode,
 };
 pub use kmonitor_pidfd::{Watch, watch};
 pub use kmonitor_source as source;

@@ -179,7 +179,7 @@ pub(crate) static TRACE: Page = Page {
             "One object a line, with the fields that concern the event:\n\
              \n\
              type        fork, exec, exit, thread_create, thread_exit, uid, gid, sid,\n\
-             \u{20}           ptrace, comm, coredump, lost, track_incomplete, other\n\
+             \u{20}           ptrace, comm, coredump, lost, resync, track_incomplete, other\n\
              seq         number of the printed event, from 0, without gaps\n\
              time_ns     CLOCK_MONOTONIC, in nanoseconds\n\
              pid, tid    the process; the thread, where it is a thread's event\n\
@@ -194,6 +194,8 @@ pub(crate) static TRACE: Page = Page {
              args_truncated  true where the arguments were too long to be read whole\n\
              real, effective, tracer, what  of uid, gid, ptrace, other\n\
              count, origin  lost: how many, in whose queue (kernel or subscription)\n\
+             phase, complete  resync: begin or end of finding out what the kernel lost;\n\
+             \u{20}           at its end, whether surely nobody was missed\n\
              inferred    true where it was concluded after a loss",
         ),
         (

@@ -48,6 +48,8 @@ impl Summary {
                 }
                 return;
             }
+            // Nothing that happened.
+            EventKind::Resync(_) => return,
             EventKind::Exec => self.execs += 1,
             EventKind::Exit(status) => *self.exits.entry(status.into()).or_default() += 1,
             _ => {}

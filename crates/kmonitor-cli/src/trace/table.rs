@@ -64,6 +64,9 @@ impl Table {
             self.doubt();
             return true;
         }
+        if matches!(event.kind, EventKind::Resync(_)) {
+            return true;
+        }
         let Some(process) = event.process else {
             return matches!(self.scope, Scope::All { .. });
         };
@@ -200,7 +203,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kmonitor::{LossOrigin, Lost, Status, StatusSource};
+    use kmonitor::{LossOrigin, Lost, Resync, Status, StatusSource};
 
     fn key(pid: i32, incarnation: u64) -> ProcessKey {
         ProcessKey::new(Pid::new(pid).unwrap(), incarnation)
@@ -252,6 +255,8 @@ mod tests {
         let lost = EventKind::Lost(Lost::new(LossOrigin::Subscription, Some(3)));
         assert!(table.enter(&Event::new(Timestamp::default(), None, lost)));
         assert!(table.is_doubtful());
+        let end = EventKind::Resync(Resync::End { complete: true });
+        assert!(table.enter(&Event::new(Timestamp::default(), None, end)));
         table.look();
         assert_eq!(table.alive(), Some(0));
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 
 use anstyle::{AnsiColor, Style};
-use kmonitor::{Event, EventKind, EventMask, Timestamp};
+use kmonitor::{Event, EventKind, EventMask, Resync, Timestamp};
 use serde::Serialize;
 
 use super::clock::Clock;
@@ -159,7 +159,9 @@ fn style(event: &Event) -> Style {
         EventKind::Exit(status) if status.success() => AnsiColor::Green,
         EventKind::Exit(status) if status.known().is_none() => AnsiColor::Yellow,
         EventKind::Exit(_) | EventKind::Coredump { .. } => AnsiColor::Red,
-        EventKind::Lost(_) | EventKind::TrackIncomplete => {
+        EventKind::Lost(_)
+        | EventKind::TrackIncomplete
+        | EventKind::Resync(Resync::End { complete: false }) => {
             return AnsiColor::Red.on_default().bold();
         }
         _ => return Style::new(),

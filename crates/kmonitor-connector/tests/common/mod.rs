@@ -90,16 +90,7 @@ impl Feed {
 pub(crate) fn subject(kind: &FactKind) -> Option<Pid> {
     match *kind {
         FactKind::Forked { child, .. } => Some(child),
-        FactKind::ThreadCreated { process, .. }
-        | FactKind::Execed { process }
-        | FactKind::TaskExited { process, .. }
-        | FactKind::Uid { process, .. }
-        | FactKind::Gid { process, .. }
-        | FactKind::Sid { process }
-        | FactKind::Ptrace { process, .. }
-        | FactKind::Comm { process, .. }
-        | FactKind::Coredump { process, .. } => Some(process),
-        _ => None,
+        kind => kind.process(),
     }
 }
 

@@ -6,12 +6,13 @@
 
 mod outlets;
 mod routes;
+mod sink;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use kmonitor_event::{Event, EventKind, EventMask, Exit, Lost, ProcessKey, Timestamp};
+use kmonitor_event::{Event, EventKind, EventMask, ProcessKey, Resync, Timestamp};
 use kmonitor_source::Identity;
 use rustc_hash::FxHashSet;
 use slab::Slab;
@@ -19,9 +20,10 @@ use smallvec::SmallVec;
 
 use self::outlets::Outlets;
 use self::routes::{InARow, Route, Routes};
+use crate::command::Follow;
 use crate::latch::Latch;
 use crate::queue::Queue;
-use crate::tracker::{Hint, Sink};
+use crate::tracker::Hint;
 
 /// A subscription's place in the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,14 +43,18 @@ impl SubscriptionId {
 /// How a process belongs to a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Membership {
-    /// Its children belong to it as well.
-    pub(crate) follow: bool,
-    /// But only those born since it was added: nobody looked for others.
-    pub(crate) births_only: bool,
+    /// Which of its children belong to it as well.
+    pub(crate) follow: Follow,
     /// Of its own events only its forks are delivered.
     pub(crate) forks_only: bool,
     /// Taken for a descendant because a list of processes had its pid as one.
     pub(crate) listed: bool,
+}
+
+impl Membership {
+    fn follows(self) -> bool {
+        self.follow != Follow::Nobody
+    }
 }
 
 /// What the router knows of a subscription apart from its [`Outlets`].
@@ -61,6 +67,10 @@ struct Subscription {
     in_trees: bool,
     /// Whether it stays when its last process has gone.
     keep_open: bool,
+    /// Since when it is being found out what a loss took from it.
+    resyncing: Option<Timestamp>,
+    /// Whether somebody may have been born unseen within that loss.
+    in_doubt: bool,
     members: FxHashSet<ProcessKey>,
 }
 
@@ -68,6 +78,13 @@ impl Subscription {
     /// Whether it has nothing left to wait for.
     fn is_bereft(&self) -> bool {
         self.members.is_empty() && !self.host && !self.keep_open
+    }
+
+    /// The mark that ends a resync, which is over then.
+    fn end_of_resync(&mut self, time: Timestamp, complete: bool) -> Event {
+        self.resyncing = None;
+        let complete = complete && !self.in_doubt;
+        Event::new(time, None, EventKind::Resync(Resync::End { complete }))
     }
 }
 
@@ -116,6 +133,8 @@ impl Router {
             follows: 0,
             in_trees: false,
             keep_open,
+            resyncing: None,
+            in_doubt: false,
             members: FxHashSet::default(),
         });
         // One takes more memory than there are bytes for so many.
@@ -148,7 +167,7 @@ impl Router {
         membership: Membership,
     ) {
         let subscription = &mut self.subscriptions[id.slot()];
-        if membership.follow && !subscription.in_trees {
+        if membership.follows() && !subscription.in_trees {
             subscription.in_trees = true;
             self.trees.push(id);
         }
@@ -163,14 +182,12 @@ impl Router {
             let slot = id.slot;
             let routes = &mut routes.subscriptions;
             let known = routes.iter_mut().find(|route| route.slot == slot);
-            let followed = known.as_ref().is_some_and(|it| it.membership.follow);
-            *follow += usize::from(membership.follow && !followed);
+            let followed = known.as_ref().is_some_and(|it| it.membership.follows());
+            *follow += usize::from(membership.follows() && !followed);
             match known {
                 Some(route) => {
                     // Whom it follows with all descendants it follows no less.
-                    let full = |it: Membership| it.follow && !it.births_only;
-                    route.membership.births_only = !full(route.membership) && !full(membership);
-                    route.membership.follow |= membership.follow;
+                    route.membership.follow = route.membership.follow.max(membership.follow);
                     route.membership.listed &= membership.listed;
                     route.membership.forks_only &= membership.forks_only;
                 }
@@ -202,7 +219,7 @@ impl Router {
     /// Whether a process belongs to a subscription together with its children.
     pub(crate) fn follows_from(&self, id: SubscriptionId, key: ProcessKey) -> bool {
         let routes = self.routes(key).map_or(&[][..], Routes::subscriptions);
-        let mut follows = routes.iter().filter(|route| route.membership.follow);
+        let mut follows = routes.iter().filter(|route| route.membership.follows());
         follows.any(|route| route.slot == id.slot)
     }
 
@@ -228,8 +245,8 @@ impl Router {
         routes.change(|routes| {
             let mut routes = routes.subscriptions.iter_mut();
             if let Some(route) = routes.find(|route| route.slot == id.slot) {
-                *follows -= usize::from(route.membership.follow);
-                route.membership.follow = false;
+                *follows -= usize::from(route.membership.follows());
+                route.membership.follow = Follow::Nobody;
             }
         });
     }
@@ -290,10 +307,15 @@ impl Router {
 
     /// Ends a subscription that has nothing left to wait for.
     pub(crate) fn end_if_bereft(&mut self, id: SubscriptionId) {
-        let subscription = &self.subscriptions[id.slot()];
-        if subscription.is_bereft()
-            && let Some(queue) = self.outlets.queue(id.slot)
-        {
+        let subscription = &mut self.subscriptions[id.slot()];
+        if !subscription.is_bereft() {
+            return;
+        }
+        if let Some(since) = subscription.resyncing {
+            let end = subscription.end_of_resync(since, true);
+            self.outlets.deliver(id.slot, &end);
+        }
+        if let Some(queue) = self.outlets.queue(id.slot) {
             queue.end();
         }
     }
@@ -303,8 +325,40 @@ impl Router {
         self.outlets.wake();
     }
 
+    /// Whether anybody is to be told of births.
+    pub(crate) fn follows_anybody(&self) -> bool {
+        !self.host.is_empty() || self.trees.iter().any(|id| self.follows(*id))
+    }
+
+    /// The subscriptions that follow trees.
+    pub(crate) fn trees(&self) -> impl Iterator<Item = SubscriptionId> + '_ {
+        self.trees.iter().copied().filter(|id| self.follows(*id))
+    }
+
+    /// Says whether a look for births can have missed one that a subscription is to
+    /// be told of. Until then that is so of all that want to know of births.
+    pub(crate) fn looked(&mut self, mut may_miss: impl FnMut(SubscriptionId) -> bool) {
+        for (slot, subscription) in &mut self.subscriptions {
+            let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+            let serial = subscription.serial;
+            subscription.in_doubt &= may_miss(SubscriptionId { slot, serial });
+        }
+    }
+
+    /// What was lost has been found out: says so in every stream that was told that it
+    /// would be.
+    pub(crate) fn end_resync(&mut self, time: Timestamp, complete: bool) {
+        let subscriptions = &mut self.subscriptions;
+        self.outlets.deliver_each(|slot| {
+            let subscription = subscriptions.get_mut(slot as usize)?;
+            subscription.resyncing?;
+            Some([Some(subscription.end_of_resync(time, complete)), None])
+        });
+    }
+
     /// Ends every stream and closes every watch.
     pub(crate) fn close(&mut self, reason: &str) {
+        self.end_resync(Timestamp::default(), false);
         for queue in self.outlets.queues() {
             queue.end();
         }
@@ -404,7 +458,7 @@ impl Router {
             routes.change(|routes| {
                 routes.subscriptions.retain(|it| {
                     let kept = it.slot != id.slot;
-                    followed += usize::from(!kept && it.membership.follow);
+                    followed += usize::from(!kept && it.membership.follows());
                     kept
                 });
             });
@@ -462,123 +516,5 @@ impl Router {
                 self.deliver(slot, event);
             }
         }
-    }
-}
-
-impl Sink for Router {
-    fn inherit(&mut self, parent: ProcessKey, child: ProcessKey) -> bool {
-        let Some(routes) = self.routes(parent) else {
-            return false;
-        };
-        let followers: SmallVec<[(SubscriptionId, bool); 4]> = routes
-            .subscriptions()
-            .iter()
-            .filter(|route| route.membership.follow)
-            .map(|route| (self.id(route.slot), route.membership.births_only))
-            .collect();
-        for (id, births_only) in &followers {
-            let membership = Membership {
-                follow: true,
-                births_only: *births_only,
-                forks_only: false,
-                listed: false,
-            };
-            self.add_member(*id, child, membership);
-        }
-        !followers.is_empty()
-    }
-
-    fn disown(&mut self, parent: Option<ProcessKey>, child: ProcessKey) {
-        let Some(routes) = self.routes(child) else {
-            return;
-        };
-        let listed = routes.subscriptions().iter();
-        let listed = listed.filter(|route| route.membership.listed);
-        let listed: SmallVec<[SubscriptionId; 4]> =
-            listed.map(|route| self.id(route.slot)).collect();
-        for id in listed {
-            if !parent.is_some_and(|parent| self.follows_from(id, parent)) {
-                self.remove_member(id, child);
-            }
-        }
-    }
-
-    fn late_fork(&mut self, event: &Event) {
-        self.counts.events += 1;
-        self.deliver_by_name(event, |it| !it.follow || it.births_only);
-    }
-
-    fn event_by_name(&mut self, event: &Event) {
-        let is_fork = matches!(event.kind, EventKind::Fork { .. });
-        self.deliver_by_name(event, |membership| is_fork || !membership.forks_only);
-    }
-
-    fn event(&mut self, event: &Event) {
-        self.counts.events += 1;
-        self.event_by_name(event);
-        self.deliver_to_host(event);
-    }
-
-    fn event_of(&mut self, event: &Event, hint: &mut Hint) {
-        let Some(key) = event.process else {
-            return self.event(event);
-        };
-        self.counts.events += 1;
-        if self.outlets.is_sole(hint.0, key.incarnation()) {
-            if self.outlets.mask(hint.0).intersects(event.kind.mask()) {
-                self.deliver(hint.0, event);
-            }
-        } else {
-            self.event_by_name(event);
-            if let Some(slot) = self.first_route(key, *hint) {
-                *hint = Hint(slot);
-            }
-        }
-        self.deliver_to_host(event);
-    }
-
-    fn dead(&mut self, exit: &Exit) {
-        if let Some(routes) = self.routes(exit.process) {
-            for latch in routes.watches() {
-                latch.dead(*exit);
-            }
-        }
-    }
-
-    fn ended(&mut self, exit: &Exit) {
-        let Some(routes) = self.index.remove(&exit.process.incarnation()) else {
-            return;
-        };
-        for latch in routes.watches() {
-            self.watches -= 1;
-            latch.settle(*exit);
-        }
-        for route in routes.subscriptions() {
-            let id = self.id(route.slot);
-            self.outlets.unset_sole(id.slot, exit.process.incarnation());
-            let subscription = &mut self.subscriptions[id.slot()];
-            subscription.members.remove(&exit.process);
-            subscription.follows -= usize::from(route.membership.follow);
-            self.end_if_bereft(id);
-        }
-        self.orphaned.push(exit.process);
-    }
-
-    fn await_reaping(&mut self, key: ProcessKey, identity: Identity) {
-        self.reapings.push((key, identity));
-    }
-
-    fn lost(&mut self, lost: Lost, time: Timestamp) {
-        match lost.count {
-            Some(count) => {
-                self.counts.lost_by_kernel = self.counts.lost_by_kernel.saturating_add(count);
-            }
-            None => self.counts.losses_uncounted += 1,
-        }
-        let event = Event::new(time, None, EventKind::Lost(lost));
-        let subscriptions = &self.subscriptions;
-        // Whose stream has ended misses nothing.
-        let hears = |slot: u32| !subscriptions[slot as usize].is_bereft();
-        self.outlets.deliver_to(hears, &event);
     }
 }

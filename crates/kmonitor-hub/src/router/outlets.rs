@@ -83,13 +83,17 @@ impl Outlets {
         pushed.told
     }
 
-    /// Queues an event for all of whom `wants` says so, by slot.
-    pub(super) fn deliver_to(&mut self, wants: impl Fn(u32) -> bool, event: &Event) {
+    /// Queues for each subscription, by slot, what there is for it.
+    pub(super) fn deliver_each(
+        &mut self,
+        mut events: impl FnMut(u32) -> Option<[Option<Event>; 2]>,
+    ) {
         for (slot, outlet) in (0..).zip(&self.outlets) {
-            if let Some(queue) = &outlet.queue
-                && wants(slot)
-            {
-                self.waiting.extend(queue.push(event).waiting);
+            let Some(queue) = &outlet.queue else {
+                continue;
+            };
+            for event in events(slot).into_iter().flatten().flatten() {
+                self.waiting.extend(queue.push(&event).waiting);
             }
         }
     }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use kmonitor_event::{Event, EventKind, Exit, Pid, ProcessKey, Status, Tid, Timestamp};
 use kmonitor_source::{HeldState, ProcessState};
 
-use super::process::{Codes, Death, Dying, Ghost, Process};
+use super::codes::Codes;
+use super::ghost::Ghost;
+use super::process::{Death, Dying, Process};
 use super::{Cx, Sink, Tracker};
 
 impl Tracker {
@@ -124,6 +126,9 @@ impl Tracker {
         if let Some(dying) = process.dying {
             cx.sink.dead(&dying.exit(key));
         }
+        if death.inferred {
+            self.concluded.push(key);
+        }
     }
 
     /// All exit reports of a dead process have come.
@@ -193,6 +198,7 @@ impl Tracker {
         let mut event = Event::new(dying.death.time, Some(key), EventKind::Exit(status));
         event.parent = process.parent;
         event.inferred = dying.death.inferred;
+        self.counts.deaths += u64::from(event.inferred);
         if process.told_to_host {
             cx.sink.event_by_name(&event);
         } else {

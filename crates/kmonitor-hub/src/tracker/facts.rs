@@ -9,7 +9,9 @@ use kmonitor_event::{
 use kmonitor_source::{Fact, FactKind, HeldState, ProbeError, ProcessProbe, ProcessState};
 use rustc_hash::FxHashSet;
 
-use super::process::{Codes, Death, Dying, Process};
+use super::codes::Codes;
+use super::ghost::Ghost;
+use super::process::{Death, Dying, Process};
 use super::{Cx, Doubt, Hint, Sink, Tracker, ask};
 
 impl Tracker {
@@ -20,13 +22,8 @@ impl Tracker {
                 parent.is_some_and(|parent| self.pids.may_contain(parent))
                     || self.pids.may_contain(*child)
             }
-            _ => subject(kind).is_none_or(|pid| self.pids.may_contain(pid)),
+            _ => kind.process().is_none_or(|pid| self.pids.may_contain(pid)),
         }
-    }
-
-    /// The process that a fact is about, where it names one.
-    pub(crate) fn subject(fact: &Fact) -> Option<Pid> {
-        subject(&fact.kind)
     }
 
     /// Touches what tells whether these are tracked.
@@ -182,12 +179,14 @@ impl Tracker {
         let ended = ghosts.rfind(|ghost| told_late(ghost.found_at));
         if let Some(ghost) = ended.filter(|_| !self.current.contains(child)) {
             let kind = EventKind::Fork { child: ghost.key };
-            if let Some(parent) = parent_key {
+            let told = ghost.birth_inferred;
+            if let Some(parent) = parent_key.filter(|_| !told) {
                 cx.sink.late_fork(&Event::new(time, Some(parent), kind));
             }
             return;
         }
         let mut known = None;
+        let mut told = false;
         if let Some(old) = self.current.get_mut(child) {
             // Found by looking before the report of its birth was read? Then this
             // is that report, or that of an owner of the pid before it. Only an
@@ -199,11 +198,13 @@ impl Tracker {
             if same {
                 old.reborn(parent);
                 known = Some(old.key);
+                told = old.birth_inferred;
                 cx.sink.disown(parent_key, old.key);
             } else if told_late(old.found_at) {
                 cx.sink.disown(parent_key, old.key);
                 let kind = EventKind::Fork { child: old.key };
-                if let Some(parent) = parent_key {
+                let told = old.birth_inferred;
+                if let Some(parent) = parent_key.filter(|_| !told) {
                     cx.sink.late_fork(&Event::new(time, Some(parent), kind));
                 }
                 return;
@@ -214,9 +215,11 @@ impl Tracker {
         let key = known.unwrap_or_else(|| self.new_key(child));
         let inherited = parent_key.is_some_and(|parent| cx.sink.inherit(parent, key));
         if known.is_none() && (self.host || inherited) {
-            self.enter(Process::born(key, parent));
+            let mut process = Process::born(key, parent);
+            process.born_at = Some(time);
+            self.enter(process);
         }
-        if let Some(parent_key) = parent_key {
+        if let Some(parent_key) = parent_key.filter(|_| !told) {
             let kind = EventKind::Fork { child: key };
             cx.sink.event(&Event::new(time, Some(parent_key), kind));
         }
@@ -300,6 +303,8 @@ impl Tracker {
         }
         let host = self.host;
         let unheard_of = host && !self.current.contains(pid);
+        let behind = self.behind;
+        let has_ghost = !self.ghosts.is_empty() && self.ghosts.contains_key(&pid);
         let Some(process) = self.entry(pid) else {
             return;
         };
@@ -323,7 +328,7 @@ impl Tracker {
             // A report without a parent is of one who was reaped before it was
             // sent: this one, or an owner of the pid before it whom we did not
             // track, whose report came after this one's birth.
-            let doubtful = parent.is_none() && leader && !host;
+            let doubtful = parent.is_none() && leader && (!host || has_ghost);
             if doubtful && matches!(cx.probe.state(pid, None), Ok(ProcessState::Alive)) {
                 process.lives_on_or_was_replaced();
             } else if leader {
@@ -335,6 +340,10 @@ impl Tracker {
                 };
                 self.die(pid, death, Some(status), cx);
             }
+        } else if behind && !process.threads.complete {
+            // It is looked at when all that is queued has been read: now a look would
+            // be ahead of what it did before it died.
+            self.recheck.push((key, Doubt::NotSeen));
         } else if told_out || of_before_exec || !process.threads.complete {
             let codes = process.codes();
             match self.look(pid, told_out, of_before_exec, cx.probe) {
@@ -485,8 +494,9 @@ impl Tracker {
 
     pub(super) fn lost(&mut self, count: Option<u64>, time: Timestamp, cx: &mut Cx<'_, impl Sink>) {
         cx.sink.lost(Lost::new(LossOrigin::Kernel, count), time);
-        // Reports that were due may be among the missing.
-        self.ghosts.clear();
+        self.behind = true;
+        // Reports that were due may be among the missing, or come yet.
+        self.ghosts.values_mut().flatten().for_each(Ghost::doubt);
         let mut parked = Vec::new();
         for process in self.parked.values_mut().flatten() {
             if let Some(dying) = &mut process.dying {
@@ -500,6 +510,8 @@ impl Tracker {
         // Those that wait already come first (at the end), or losses that follow
         // each other would keep the same ones from ever being looked at.
         let mut waiting = std::mem::take(&mut self.recheck);
+        waiting.append(&mut self.unproven);
+        waiting.extend(self.zombies.drain(..).map(|key| (key, Doubt::Loss)));
         waiting.append(&mut self.retry);
         self.retry_at = None;
         let known: FxHashSet<_> = waiting.iter().map(|(key, _)| *key).collect();
@@ -511,25 +523,5 @@ impl Tracker {
         }
         let waiting = waiting.into_iter().map(|(key, _)| (key, Doubt::Loss));
         self.recheck.extend(waiting);
-    }
-}
-
-/// The process that a fact is about, where it names one.
-fn subject(kind: &FactKind) -> Option<Pid> {
-    match *kind {
-        FactKind::Forked { parent, .. } => parent,
-        FactKind::ThreadCreated { process, .. }
-        | FactKind::Execed { process }
-        | FactKind::TaskExited { process, .. }
-        | FactKind::GroupDead { process, .. }
-        | FactKind::Reaped { process, .. }
-        | FactKind::Uid { process, .. }
-        | FactKind::Gid { process, .. }
-        | FactKind::Sid { process }
-        | FactKind::Ptrace { process, .. }
-        | FactKind::Comm { process, .. }
-        | FactKind::Coredump { process, .. } => Some(process),
-        FactKind::Other { process, .. } => process,
-        _ => None,
     }
 }

@@ -4,11 +4,15 @@
 //! questions go to the [`ProcessProbe`] it is handed, results to a [`Sink`].
 //! How a death is decided is told in ARCHITECTURE.md, "How death is decided".
 
+mod births;
+mod codes;
 mod deaths;
 mod facts;
+mod ghost;
 mod pids;
 mod process;
 mod table;
+mod threads;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,8 +23,9 @@ use kmonitor_source::{
 };
 use rustc_hash::FxHashMap;
 
+use self::ghost::Ghost;
 use self::pids::Pids;
-use self::process::{Ghost, Process};
+use self::process::Process;
 use self::table::Table;
 
 /// Who learns what the tracker concludes.
@@ -88,10 +93,19 @@ const RECHECK_RETRY: Duration = Duration::from_millis(100);
 enum Doubt {
     /// Reports about it may have been lost.
     Loss,
+    /// After a loss its pid was found to be a zombie's.
+    Zombie,
     /// It was there before we listened.
     NewToUs,
     /// It could not be looked at when its exit was reported.
     NotSeen,
+}
+
+/// What was concluded after losses, and told as that.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Concluded {
+    pub(crate) births: u64,
+    pub(crate) deaths: u64,
 }
 
 /// The table of processes and the rules of their deaths.
@@ -115,6 +129,16 @@ pub(crate) struct Tracker {
     /// Those that could not be looked at, and when to try again.
     retry: Vec<(ProcessKey, Doubt)>,
     retry_at: Option<Duration>,
+    /// Processes to look at when it is known who has changed hands within a loss.
+    unproven: Vec<(ProcessKey, Doubt)>,
+    /// Zombies that have the pids of processes known by nothing else: who they are is
+    /// certain when all births that had been reported by then are read.
+    zombies: Vec<ProcessKey>,
+    /// Whether there was a loss, and what was sent after it has not been read yet.
+    behind: bool,
+    /// Deaths that were concluded and whose status is due. May name settled ones.
+    concluded: Vec<ProcessKey>,
+    counts: Concluded,
     next_incarnation: u64,
     /// Whether every process of the host is tracked.
     host: bool,
@@ -134,6 +158,11 @@ impl Tracker {
             recheck: Vec::new(),
             retry: Vec::new(),
             retry_at: None,
+            unproven: Vec::new(),
+            zombies: Vec::new(),
+            behind: false,
+            concluded: Vec::new(),
+            counts: Concluded::default(),
             next_incarnation: 1,
             host: false,
             holds: 0,
@@ -305,6 +334,8 @@ impl Tracker {
                 let mut process = Process::found(key, None);
                 process.parent = entry.parent;
                 process.only_listed = true;
+                // Whatever is told of it is told when its report comes.
+                process.birth_told = true;
                 self.enter(process);
                 self.recheck.push((key, Doubt::NewToUs));
             }
@@ -316,13 +347,23 @@ impl Tracker {
         !self.recheck.is_empty()
     }
 
-    /// Looks at some of the processes that a loss or a late start left in doubt.
-    pub(crate) fn recheck(&mut self, slice: usize, cx: &mut Cx<'_, impl Sink>) {
+    /// Looks at some of the processes that a loss or a late start left in doubt. Before
+    /// the births within a loss are known (`looked`) nobody is looked at who is known
+    /// by nothing but a pid, which may be another's by now.
+    pub(crate) fn recheck(&mut self, slice: usize, looked: bool, cx: &mut Cx<'_, impl Sink>) {
+        if looked {
+            self.recheck.append(&mut self.unproven);
+        }
         for _ in 0..slice {
             let Some((key, doubt)) = self.recheck.pop() else {
                 return;
             };
             let pid = key.pid();
+            let by_pid = |p: &Process| p.key == key && p.identity.is_none();
+            if !looked && self.current.get(pid).is_some_and(by_pid) {
+                self.unproven.push((key, doubt));
+                continue;
+            }
             let in_doubt = |p: &Process| {
                 p.key == key
                     && p.dying.is_none()
@@ -339,8 +380,12 @@ impl Tracker {
                 }
                 // Not allowed to look: its own exit report must do.
                 Err(_) => {}
+                Ok(ProcessState::Zombie(_)) if doubt == Doubt::Loss && self.is_by_pid(pid) => {
+                    self.bind(pid, cx.probe);
+                    self.zombies.push(key);
+                }
                 Ok(state) => match doubt {
-                    Doubt::Loss => self.bury(pid, state, cx.now.stamp, true, cx),
+                    Doubt::Loss | Doubt::Zombie => self.bury(pid, state, cx.now.stamp, true, cx),
                     Doubt::NotSeen => self.bury(pid, state, cx.now.stamp, false, cx),
                     Doubt::NewToUs if state == ProcessState::Gone => self.await_report(pid, cx),
                     // Dead before we listened, or its report is still to be read.
@@ -365,6 +410,11 @@ impl Tracker {
     /// The live entry of a pid; with the whole host tracked, made if need be.
     fn entry(&mut self, pid: Pid) -> Option<&mut Process> {
         if self.host && !self.current.contains(pid) {
+            if self.ghosts.contains_key(&pid) {
+                // Done before its exit was told by a look that was ahead of this. Who
+                // has the pid after it begins by being born.
+                return None;
+            }
             let key = self.new_key(pid);
             self.enter(Process::found(key, None));
         }

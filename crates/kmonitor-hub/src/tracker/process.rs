@@ -8,6 +8,8 @@ use kmonitor_source::{HeldProcess, Identity, ThreadPhase, ThreadState};
 use rustc_hash::FxHashSet;
 
 use super::Hint;
+use super::codes::{Agreement, Codes};
+use super::threads::ThreadSet;
 
 /// One process of interest.
 ///
@@ -30,11 +32,18 @@ pub(super) struct Process {
     /// Found dead when the subscribers to the host had been told already.
     pub(super) told_to_host: bool,
     pub(super) threads: ThreadSet,
-    past: Option<Box<Past>>,
+    pub(super) past: Option<Box<Past>>,
     pub(super) identity: Option<Identity>,
     /// When a look found it: it had its pid then, so a birth told of from before
     /// that is no later owner's.
     pub(super) found_at: Option<Timestamp>,
+    /// When it was born, where that was reported.
+    pub(super) born_at: Option<Timestamp>,
+    /// Whether its birth was told, or was before anybody wanted to know.
+    pub(super) birth_told: bool,
+    /// Whether its birth was told because a look found it: the report of it, if there
+    /// is one, is news to nobody.
+    pub(super) birth_inferred: bool,
     /// Set while it is not proven that `identity` is this process's: it was asked
     /// for by pid alone, at this time, because of a report that may have been old.
     pub(super) bound_at: Option<Timestamp>,
@@ -53,7 +62,7 @@ const _: () = assert!(std::mem::offset_of!(Process, identity) <= 64);
 
 /// What may still matter of a process's time before its last exec. Rare.
 #[derive(Debug)]
-enum Past {
+pub(super) enum Past {
     /// The threads other than the leader whose exit had not been reported when
     /// the exec swept all but one away.
     Swept {
@@ -108,6 +117,9 @@ impl Process {
             past: None,
             identity: None,
             found_at: None,
+            born_at: None,
+            birth_told: true,
+            birth_inferred: false,
             bound_at: None,
             held: None,
             replaced_at: None,
@@ -121,6 +133,7 @@ impl Process {
         Self {
             identity,
             seeded: true,
+            birth_told: false,
             threads: ThreadSet::unknown(),
             ..Self::born(key, None)
         }
@@ -135,6 +148,7 @@ impl Process {
             identity: self.identity,
             held: self.held.take(),
             found_at: self.found_at,
+            birth_inferred: self.birth_inferred,
             seeded: true,
             threads: ThreadSet {
                 had_others: true,
@@ -142,6 +156,11 @@ impl Process {
             },
             ..Self::born(self.key, parent)
         };
+    }
+
+    /// Whether who was born then can only be a later owner of its pid.
+    pub(super) fn is_older_than(&self, born: Timestamp) -> bool {
+        self.born_at.max(self.found_at).is_some_and(|at| born > at)
     }
 
     /// A report says when it died, which until then was only known to be past.
@@ -252,7 +271,10 @@ impl Process {
             let mut threads = threads.iter();
             threads.any(|t| (t.tid == leader) == of_leader && t.phase != ThreadPhase::Alive)
         };
-        if leaving(true) && leaving(false) {
+        // Where nobody stays, another that is gone already may have been the last to
+        // begin its exit, whose code counts.
+        let nobody_stays = threads.iter().all(|it| it.phase != ThreadPhase::Alive);
+        if leaving(true) && leaving(false) || nobody_stays {
             self.set_codes(Codes::Differ);
         }
         self.threads.complete = true;
@@ -369,174 +391,6 @@ impl Process {
     /// Whether no further exit report can change what is known.
     pub(super) fn is_told_out(&self) -> bool {
         self.threads.complete && self.threads.is_empty()
-    }
-}
-
-/// What is left of a process whose exit was told while reports of it were due.
-pub(super) struct Ghost {
-    pub(super) key: ProcessKey,
-    threads: ThreadSet,
-    /// See [`Process::found_at`]: its birth may still be to be read.
-    pub(super) found_at: Option<Timestamp>,
-    /// Due as well, unless the leader's is: see [`Process::task_exited`].
-    swept: Option<FxHashSet<Tid>>,
-}
-
-impl Ghost {
-    pub(super) fn of(process: &Process) -> Self {
-        Self {
-            found_at: process.found_at,
-            key: process.key,
-            threads: process.threads.clone(),
-            swept: match process.past.as_deref() {
-                Some(Past::Swept { threads, .. }) => Some(threads.clone()),
-                _ => None,
-            },
-        }
-    }
-
-    /// Whether a report is one that was due. Without a complete account any of
-    /// the pid's may be, as long as nobody else has the pid.
-    pub(super) fn expects(&self, tid: Tid, replaced: bool) -> bool {
-        // Without a complete account `threads` is a guess, and the next owner of
-        // the pid, if there is one, has the better claim.
-        (self.threads.complete || !replaced) && self.threads.contains(tid, self.key.pid())
-            || self.swept.as_ref().is_some_and(|it| it.contains(&tid))
-            || !replaced
-                && (!self.threads.complete
-                    || self.threads.leader_told_maybe && tid.is_leader_of(self.key.pid()))
-    }
-
-    /// A report that was due has come. Whether it was the last.
-    pub(super) fn task_exited(&mut self, tid: Tid) -> bool {
-        let pid = self.key.pid();
-        self.threads.remove(tid, pid);
-        if tid.is_leader_of(pid) {
-            self.swept = None;
-        } else if let Some(swept) = &mut self.swept
-            && swept.remove(&tid)
-            && swept.is_empty()
-        {
-            // So it was the leader that went on, and what it told was its own end.
-            self.threads.remove(pid.leader(), pid);
-        }
-        let swept = self.swept.as_ref().is_none_or(FxHashSet::is_empty);
-        let threads = &self.threads;
-        threads.complete && threads.is_empty() && swept && !threads.leader_told_maybe
-    }
-}
-
-/// The codes that a process's tasks have ended with since its last exec.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Codes {
-    None,
-    /// All the same.
-    All(i32),
-    /// Not the same, or not to be trusted.
-    Differ,
-}
-
-/// [`Codes`] without the code, which a process keeps beside it to save room.
-#[derive(Debug, Clone, Copy)]
-enum Agreement {
-    None,
-    All,
-    Differ,
-}
-
-impl Codes {
-    fn note(&mut self, code: i32) {
-        *self = match *self {
-            Self::None => Self::All(code),
-            Self::All(seen) if seen == code => Self::All(seen),
-            Self::All(_) | Self::Differ => Self::Differ,
-        };
-    }
-}
-
-/// The live threads of a process: a set, never a count, because reports may
-/// repeat or name tasks that were never announced.
-#[derive(Debug, Clone)]
-pub(super) struct ThreadSet {
-    /// Boxed, because nearly every process has none.
-    others: Option<Box<FxHashSet<Tid>>>,
-    leader: bool,
-    /// Whether it holds every live thread. A loss ends that; a look at the system
-    /// restores it.
-    pub(super) complete: bool,
-    /// The leader was found dead: its report was sent, or is just being sent.
-    leader_told_maybe: bool,
-    /// Whether there ever was a second thread, as far as we know.
-    pub(super) had_others: bool,
-}
-
-impl ThreadSet {
-    fn leader() -> Self {
-        Self {
-            leader: true,
-            ..Self::none()
-        }
-    }
-
-    fn none() -> Self {
-        Self {
-            others: None,
-            leader: false,
-            complete: true,
-            leader_told_maybe: false,
-            had_others: false,
-        }
-    }
-
-    fn unknown() -> Self {
-        Self {
-            complete: false,
-            // The careful answer.
-            had_others: true,
-            ..Self::leader()
-        }
-    }
-
-    fn clear(&mut self) {
-        self.leader = false;
-        self.others = None;
-    }
-
-    /// Nobody but the leader lives.
-    fn only_leader(&mut self) {
-        self.leader = true;
-        self.others = None;
-        self.complete = true;
-    }
-
-    fn insert(&mut self, tid: Tid, process: Pid) {
-        if tid.is_leader_of(process) {
-            self.leader = true;
-        } else {
-            self.others.get_or_insert_default().insert(tid);
-        }
-    }
-
-    fn remove(&mut self, tid: Tid, process: Pid) -> bool {
-        if tid.is_leader_of(process) {
-            return std::mem::take(&mut self.leader);
-        }
-        self.others
-            .as_mut()
-            .is_some_and(|others| others.remove(&tid))
-    }
-
-    pub(super) fn contains(&self, tid: Tid, process: Pid) -> bool {
-        if tid.is_leader_of(process) {
-            return self.leader;
-        }
-        self.others
-            .as_ref()
-            .is_some_and(|others| others.contains(&tid))
-    }
-
-    fn is_empty(&self) -> bool {
-        !self.leader && self.others.as_ref().is_none_or(|others| others.is_empty())
     }
 }
 

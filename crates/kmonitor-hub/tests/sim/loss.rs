@@ -17,16 +17,17 @@ async fn a_kernel_loss_is_told_in_every_stream_and_watched_exits_are_inferred() 
     // Dropped: the queue is in overflow until it has been read to its end.
     kernel.exit_group(pids[0].leader(), 3).unwrap();
     let events = drain(&mut first).await;
-    assert_eq!(kinds(&events), ["lost", "exit"]);
+    assert_eq!(kinds(&events), ["lost", "resync", "exit", "resync"]);
     assert!(matches!(events[0].kind, EventKind::Lost(lost)
         if lost.origin == LossOrigin::Kernel && lost.count == Some(2)));
-    assert!(events[1].inferred);
+    assert!(events[2].inferred);
     assert_eq!(
         status_of(&events, pids[0]).code(),
         Some(3),
         "a zombie tells"
     );
-    assert_eq!(kinds(&drain(&mut second).await), ["lost"]);
+    let others = drain(&mut second).await;
+    assert_eq!(kinds(&others), ["lost", "resync", "resync"]);
     assert!(watch.settled().await.unwrap().inferred);
     assert_eq!(hub.stats().await.unwrap().lost_by_kernel, 2);
 }
@@ -62,7 +63,8 @@ async fn an_overflow_never_ends_the_reading() {
     let mut told = 0;
     for event in &events {
         told += match event.kind {
-            EventKind::Fork { .. } => 1,
+            EventKind::Fork { .. } => u64::from(!event.inferred),
+            EventKind::Resync(_) => 0,
             EventKind::Lost(lost) => lost.count.unwrap(),
             other => panic!("{other}"),
         };
@@ -86,8 +88,9 @@ async fn losses_beyond_counting_are_still_told() {
         idle().await;
         seen.extend(drain(&mut events).await);
     }
-    assert_eq!(kinds(&seen), ["lost", "lost"]);
-    for event in &seen {
+    let loss_and_marks = ["lost", "resync", "resync"];
+    assert_eq!(kinds(&seen), [loss_and_marks, loss_and_marks].concat());
+    for event in seen.iter().step_by(3) {
         assert!(matches!(event.kind, EventKind::Lost(lost)
             if lost.origin == LossOrigin::Kernel && lost.count == Some(u64::MAX)));
     }

@@ -10,6 +10,8 @@ mod loss;
 mod probes;
 mod probing;
 mod random;
+mod random_losses;
+mod resync;
 mod scale;
 mod subscriptions;
 mod support;

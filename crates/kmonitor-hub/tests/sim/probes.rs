@@ -26,6 +26,7 @@ pub(crate) struct FaultyProbe {
 pub(crate) struct Faults {
     failing_states: AtomicUsize,
     threads_fail: AtomicBool,
+    listing_fails: AtomicBool,
     states_asked: AtomicUsize,
 }
 
@@ -43,6 +44,11 @@ impl Faults {
     /// From now on threads cannot be listed.
     pub(crate) fn fail_threads(&self) {
         self.threads_fail.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on processes cannot be listed.
+    pub(crate) fn fail_listing(&self) {
+        self.listing_fails.store(true, Ordering::SeqCst);
     }
 
     /// How many looks at the state of a process there were.
@@ -113,6 +119,9 @@ impl ProcessProbe for FaultyProbe {
     }
 
     fn processes(&self, processes: &mut Vec<ProcessEntry>) -> Result<(), ProbeError> {
+        if self.faults.listing_fails.load(Ordering::SeqCst) {
+            return Err(too_many_files("list processes"));
+        }
         if let Some(happens) = &self.during_listing {
             happens(&self.kernel);
         }

@@ -10,7 +10,7 @@ use crate::support::{drain, hub_on, subscribe, within};
 
 /// Seeds to run; each failure names its own. `KMONITOR_SEED=7` runs that one,
 /// `KMONITOR_SEEDS=5000` so many.
-fn seeds() -> std::ops::Range<u64> {
+pub(crate) fn seeds() -> std::ops::Range<u64> {
     let number = |name| Some(std::env::var(name).ok()?.parse().expect("a number"));
     match number("KMONITOR_SEED") {
         Some(seed) => seed..seed + 1,

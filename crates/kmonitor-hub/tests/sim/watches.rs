@@ -2,12 +2,13 @@
 
 use std::num::NonZeroU64;
 
-use kmonitor_event::{EventMask, ProcessRef, Status};
-use kmonitor_hub::Filter;
+use kmonitor_event::{EventMask, ProcessRef, Status, UnknownReason};
+use kmonitor_hub::{Filter, Hub, WatchMode};
 use kmonitor_source::WatchError;
-use kmonitor_source::sim::{SimConfig, SimMode};
+use kmonitor_source::sim::{SimConfig, SimKernel, SimMode};
 
-use crate::support::{drain, exits, hub, hub_on, idle, subscribe, within};
+use crate::probes::FaultyProbe;
+use crate::support::{drain, exits, hub, hub_on, hub_probing, idle, subscribe, within};
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_gives_the_exit_however_late_it_is_polled() {
@@ -158,4 +159,63 @@ async fn a_dropped_watch_lets_go_of_its_hold_beside_a_host_subscription() {
     let stats = hub.stats().await.unwrap();
     assert_eq!((stats.held, stats.watches), (0, 0));
     drop(host);
+}
+
+/// A hub that holds nothing by itself.
+async fn hub_without_holds(kernel: &SimKernel) -> Hub {
+    Hub::builder()
+        .source(kernel.source())
+        .probe(kernel.probe())
+        .on_current_runtime()
+        .holds_max(None)
+        .open()
+        .await
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_watch_knows_the_status_of_who_dies_and_is_reaped_unseen() {
+    for lost in [false, true] {
+        let kernel = SimKernel::with_seed(2);
+        let hub = hub_without_holds(&kernel).await;
+        let pid = kernel.spawn().unwrap();
+        let thread = kernel.clone_thread(pid).unwrap();
+        let shared = hub.watch(pid).await.unwrap();
+        let held = hub.watch_with(pid, WatchMode::HeldPidfd).await.unwrap();
+        assert_eq!(hub.stats().await.unwrap().held, 0, "not of the shared ones");
+        if lost {
+            kernel.lose(1);
+        }
+        kernel.exit_task(thread, 7).unwrap();
+        kernel.exit_task(pid.leader(), 5).unwrap();
+        let truth = kernel.reap(pid).unwrap();
+        let reason = if lost {
+            UnknownReason::EventLost
+        } else {
+            UnknownReason::CodesDiffer
+        };
+        assert_eq!(shared.await.unwrap().status, Status::Unknown(reason));
+        let exit = held.await.unwrap();
+        assert_eq!(exit.status.raw(), Some(truth));
+        assert_eq!(exit.inferred, lost);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_pidfds_a_held_watch_is_refused_and_leaves_nothing() {
+    let kernel = SimKernel::with_seed(2);
+    let hub = hub_probing(&kernel, FaultyProbe::new(&kernel)).await;
+    let pid = kernel.spawn().unwrap();
+    let refused = hub.watch_with(pid, WatchMode::HeldPidfd).await.unwrap_err();
+    assert!(
+        matches!(refused, WatchError::NotHeld { source: None }),
+        "{refused}"
+    );
+    let stats = hub.stats().await.unwrap();
+    assert_eq!(
+        (stats.watches, stats.tracked, stats.listening),
+        (0, 0, false)
+    );
+    let shared = hub.watch(pid).await;
+    assert!(shared.is_ok());
 }

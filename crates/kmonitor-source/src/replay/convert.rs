@@ -91,7 +91,7 @@ fn fact_of_event(event: &Event) -> Result<Option<Fact>, String> {
             what,
             process: event.pid(),
         },
-        // `TrackIncomplete`, and what later versions may add: no facts.
+        // `TrackIncomplete`, `Resync`, and what later versions may add: no facts.
         _ => return Ok(None),
     };
     Ok(Some(Fact::new(event.time, kind)))

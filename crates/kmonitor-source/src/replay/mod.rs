@@ -34,7 +34,7 @@
 //! | `thread_exit` | [`TaskExited`](crate::FactKind::TaskExited) |
 //! | `exit` | [`GroupDead`](crate::FactKind::GroupDead), with the status as recorded |
 //! | `lost`, of either origin | [`Lost`](crate::FactKind::Lost) |
-//! | `track_incomplete` | none |
+//! | `track_incomplete`, `resync` | none |
 //!
 //! A fact has no place for an event's number, for whether it was inferred, nor
 //! for the incarnations of the recording's hub: those are given anew.

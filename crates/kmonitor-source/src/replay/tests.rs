@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use kmonitor_event::{
-    Comm, Event, EventKind, EventMask, LossOrigin, Lost, Pid, ProcessKey, Status, StatusSource,
-    Tid, Timestamp, UnknownReason,
+    Comm, Event, EventKind, EventMask, LossOrigin, Lost, Pid, ProcessKey, Resync, Status,
+    StatusSource, Tid, Timestamp, UnknownReason,
 };
 
 use super::{LINE_BYTES_MAX, ReplaySource};
@@ -156,6 +156,8 @@ fn every_kind_of_event_becomes_its_fact() {
             Some(FactKind::Lost { count: None }),
         ),
         (EventKind::TrackIncomplete, None),
+        (EventKind::Resync(Resync::Begin), None),
+        (EventKind::Resync(Resync::End { complete: true }), None),
         (
             EventKind::Other { what: 8 },
             Some(FactKind::Other {

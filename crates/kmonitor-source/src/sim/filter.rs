@@ -27,21 +27,10 @@ impl Filter {
             FactKind::Forked { parent, child } => {
                 parent.is_some_and(|parent| pids.contains(&parent)) || pids.contains(child)
             }
-            FactKind::ThreadCreated { process, .. }
-            | FactKind::Execed { process }
-            | FactKind::TaskExited { process, .. }
-            | FactKind::GroupDead { process, .. }
-            | FactKind::Reaped { process, .. }
-            | FactKind::Uid { process, .. }
-            | FactKind::Gid { process, .. }
-            | FactKind::Sid { process }
-            | FactKind::Ptrace { process, .. }
-            | FactKind::Comm { process, .. }
-            | FactKind::Coredump { process, .. } => pids.contains(process),
-            FactKind::Other { process, .. } => {
-                process.is_some_and(|process| pids.contains(&process))
-            }
             FactKind::Lost { .. } => true,
+            _ => kind
+                .process()
+                .is_some_and(|process| pids.contains(&process)),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use kmonitor_event::{Pid, Status, Timestamp, UnknownReason};
 
 use super::SimKernel;
-use super::state::{Phase, Process, State};
+use super::state::{Phase, Process, State, TICK_NANOS};
 use crate::{
     HeldProcess, HeldState, Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState,
     ReapFuture, ThreadPhase, ThreadState,
@@ -91,8 +91,9 @@ impl ProcessProbe for SimProbe {
             processes.clear();
             let all = state.processes.iter();
             processes.extend(all.map(|(pid, process)| ProcessEntry {
-                pid: *pid,
-                parent: process.parent,
+                started: Some(Timestamp::from_nanos(process.started * TICK_NANOS)),
+                dead: process.death.is_some(),
+                ..ProcessEntry::new(*pid, process.parent)
             }));
             Ok(())
         })

@@ -19,7 +19,7 @@ use crate::{Fact, FactKind, Identity};
 /// How long one operation takes in virtual time.
 const OPERATION_NANOS: u64 = 1_000;
 /// The ticks of process start times.
-const TICK_NANOS: u64 = 10_000_000;
+pub(super) const TICK_NANOS: u64 = 10_000_000;
 
 /// What one thread is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
