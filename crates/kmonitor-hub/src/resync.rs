@@ -180,7 +180,7 @@ impl Dispatcher {
 
     /// Says in which trees somebody may have been missed.
     fn tell_looked(&mut self, listed: &[ProcessEntry], young: &FxHashMap<Pid, ProcessEntry>) {
-        let trees: Vec<SubscriptionId> = self.router.trees().collect();
+        let trees: Vec<SubscriptionId> = self.router.doubtful_trees().collect();
         let entries = listed.iter().filter(|_| !trees.is_empty());
         let parents: FxHashMap<Pid, Pid> = entries
             .filter_map(|entry| Some((entry.pid, entry.parent?)))

@@ -330,9 +330,11 @@ impl Router {
         !self.host.is_empty() || self.trees.iter().any(|id| self.follows(*id))
     }
 
-    /// The subscriptions that follow trees.
-    pub(crate) fn trees(&self) -> impl Iterator<Item = SubscriptionId> + '_ {
-        self.trees.iter().copied().filter(|id| self.follows(*id))
+    /// The subscriptions that followed trees when a loss came, and may have missed a
+    /// birth in it; also where nobody of the tree is left.
+    pub(crate) fn doubtful_trees(&self) -> impl Iterator<Item = SubscriptionId> + '_ {
+        let trees = self.trees.iter().copied();
+        trees.filter(|id| self.subscriptions[id.slot()].in_doubt)
     }
 
     /// Says whether a look for births can have missed one that a subscription is to

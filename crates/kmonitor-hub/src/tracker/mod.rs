@@ -522,6 +522,10 @@ fn ask(process: &Process, probe: &dyn ProcessProbe) -> Result<ProcessState, Prob
             HeldState::Zombie(status) => ProcessState::Zombie(status),
             HeldState::Reaped(_) => ProcessState::Gone,
         }),
-        None => probe.state(process.key.pid(), process.identity),
+        None => match probe.state(process.key.pid(), process.identity) {
+            // It was a process: the number has been used again.
+            Err(ProbeError::Thread { .. }) => Ok(ProcessState::Gone),
+            state => state,
+        },
     }
 }

@@ -326,7 +326,9 @@ fn judge_completeness(seed: u64, world: &World, events: &[Event], tree: &Promise
         let pid = born[inode].pid;
         assert!(
             tree.must.contains(inode) || told.contains(&pid),
-            "seed {seed}: {pid} is missing from what is said to be complete"
+            "seed {seed}: {pid} is missing from what is said to be complete\n{}\n{:?}",
+            story(pid, events),
+            born[inode]
         );
     }
     true
