@@ -298,7 +298,8 @@ pub enum Resync {
         /// Whether surely nobody who lives was missed. Not so where losses went on
         /// for too long, the system's processes could not be looked at, or, in a
         /// stream that follows a tree, a process that was born within the loss may
-        /// have come from the tree and been handed to a parent above it.
+        /// have come from the tree and been handed to a parent above it; or, in one of
+        /// the whole host, the parent of one is not known and so cannot be named.
         complete: bool,
     },
 }

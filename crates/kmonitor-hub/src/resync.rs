@@ -169,17 +169,23 @@ impl Dispatcher {
             .into_iter()
             .map(|entry| (entry.pid, *entry))
             .collect();
+        let mut all_told = true;
         for entry in parents_first(&young) {
-            self.track(|tracker, cx| tracker.found_alive(&entry, since, cx));
+            all_told &= self.track(|tracker, cx| tracker.found_alive(&entry, since, cx));
         }
         // A list without anybody is no list.
         if drained && !listed.is_empty() {
-            self.tell_looked(&listed, &young);
+            self.tell_looked(&listed, &young, all_told);
         }
     }
 
     /// Says in which trees somebody may have been missed.
-    fn tell_looked(&mut self, listed: &[ProcessEntry], young: &FxHashMap<Pid, ProcessEntry>) {
+    fn tell_looked(
+        &mut self,
+        listed: &[ProcessEntry],
+        young: &FxHashMap<Pid, ProcessEntry>,
+        all_told: bool,
+    ) {
         let trees: Vec<SubscriptionId> = self.router.doubtful_trees().collect();
         let entries = listed.iter().filter(|_| !trees.is_empty());
         let parents: FxHashMap<Pid, Pid> = entries
@@ -189,7 +195,9 @@ impl Dispatcher {
             .into_iter()
             .filter(|id| self.may_lack_orphans(*id, &parents, young))
             .collect();
-        self.router.looked(|id| doubtful.contains(&id));
+        let hosts: FxHashSet<SubscriptionId> = self.router.hosts().collect();
+        self.router
+            .looked(|id| doubtful.contains(&id) || !all_told && hosts.contains(&id));
     }
 
     /// Whether a process may have been born of a tree within the loss and handed on.

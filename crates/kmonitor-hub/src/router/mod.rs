@@ -337,6 +337,11 @@ impl Router {
         trees.filter(|id| self.subscriptions[id.slot()].in_doubt)
     }
 
+    /// The subscriptions to the whole host.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = SubscriptionId> + '_ {
+        self.host.iter().copied()
+    }
+
     /// Says whether a look for births can have missed one that a subscription is to
     /// be told of. Until then that is so of all that want to know of births.
     pub(crate) fn looked(&mut self, mut may_miss: impl FnMut(SubscriptionId) -> bool) {

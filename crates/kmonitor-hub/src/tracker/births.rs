@@ -10,20 +10,21 @@ impl Tracker {
     /// A look after a loss has found a process alive that may have been born within
     /// it, its parent having been named before it. If its birth was told to nobody, it
     /// is told now, as far as anybody wants to know. `since`: all that was reported up
-    /// to then is known.
+    /// to then is known. False where the whole host wants to know, and nobody is known who
+    /// could be named as the parent.
     pub(crate) fn found_alive(
         &mut self,
         entry: &ProcessEntry,
         since: Timestamp,
         cx: &mut Cx<'_, impl Sink>,
-    ) {
+    ) -> bool {
         let pid = entry.pid;
         let mut known = None;
         if let Some(process) = self.current.get(pid) {
             if process.dying.is_some() || was_replaced(process, entry, cx.probe) {
                 self.died_unseen(pid, cx);
             } else if process.birth_told || process.found_at.is_some_and(|at| at <= since) {
-                return;
+                return true;
             } else {
                 known = Some(process.key);
             }
@@ -32,7 +33,7 @@ impl Tracker {
         let key = known.unwrap_or_else(|| self.new_key(pid));
         let inherited = parent.is_some_and(|parent| cx.sink.inherit(parent, key));
         if !inherited && !self.host {
-            return;
+            return true;
         }
         if known.is_none() {
             let mut process = Process::found(key, cx.probe.identify(pid).ok());
@@ -46,13 +47,15 @@ impl Tracker {
         }
         // Its threads are to be found, and whether it has died since.
         self.recheck.push((key, Doubt::Loss));
-        if let Some(parent) = parent {
-            self.counts.births += 1;
-            let kind = EventKind::Fork { child: key };
-            let mut event = Event::new(cx.now.stamp, Some(parent), kind);
-            event.inferred = true;
-            cx.sink.event(&event);
-        }
+        let Some(parent) = parent else {
+            return entry.parent.is_none();
+        };
+        self.counts.births += 1;
+        let kind = EventKind::Fork { child: key };
+        let mut event = Event::new(cx.now.stamp, Some(parent), kind);
+        event.inferred = true;
+        cx.sink.event(&event);
+        true
     }
 
     /// A look after a loss has found a zombie that may have been born within it. It may
