@@ -42,6 +42,13 @@ fn a_former_run(dir: &Path, spec: &ProcessSpec, scope: KillScope, waits_for: Opt
     former.join().unwrap()
 }
 
+/// The former run was this program too, so that what it started is its child: nobody
+/// else reaps it.
+fn reap(pid: i32) {
+    let child = rustix::process::Pid::from_raw(pid).unwrap();
+    let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::NOHANG);
+}
+
 #[tokio::test]
 #[ignore = "needs root and a writable cgroup v2"]
 async fn what_lives_is_taken_over_and_not_started_again() {
@@ -49,7 +56,8 @@ async fn what_lives_is_taken_over_and_not_started_again() {
         let dir = tempfile::tempdir().unwrap();
         let script = "trap 'echo told; exit 7' USR1; echo up; while :; do sleep 0.01; done";
         let spec = shell(script);
-        let pid = a_former_run(dir.path(), &spec, scope, None);
+        // Its trap is set.
+        let pid = a_former_run(dir.path(), &spec, scope, Some("up"));
         let backend = with_state(dir.path()).await;
         assert_eq!(backend.leftovers().len(), 1);
         let mut child = start(&backend, "c", spec.clone(), scope);
@@ -153,9 +161,7 @@ async fn what_a_dead_one_left_is_cleared_before_a_new_one_is_started() {
         let held = kmonitor_pidfd::Pidfd::open(kmonitor_event::Pid::new(pid).unwrap()).unwrap();
         held.send_signal(9).unwrap();
         eventually(|| !alive(pid)).await;
-        // In the former run it was our child: nobody else reaps it.
-        let child = rustix::process::Pid::from_raw(pid).unwrap();
-        let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::NOHANG);
+        reap(pid);
         assert_eq!(living_with(&token).len(), 1);
         let backend = with_state(dir.path()).await;
         let mut child = start(&backend, "c", shell("exit 3"), scope);
@@ -218,4 +224,5 @@ async fn a_pid_that_is_another_processs_is_not_taken_for_it() {
     other.kill().await.unwrap();
     // The one whose record was spoilt was found by its mark.
     assert!(!alive(pid));
+    reap(pid);
 }

@@ -10,6 +10,7 @@ use super::capture::{Awaited, Capture, Ends};
 use super::census::{Census, Expected, Line};
 use super::cgroup::{self, Cgroup};
 use super::leader::{Ending, Leader};
+use super::orphans::Orphans;
 use super::ready::{self, Waiting};
 use super::running::Shared;
 use super::scope::{Marks, Scope, Tree};
@@ -380,7 +381,17 @@ async fn attempt(
             return Err(error);
         }
     };
-    match follow(launch, scope, &leader, prepared, expected, variable).await {
+    match follow(
+        launch,
+        scope,
+        &leader,
+        prepared,
+        expected,
+        variable,
+        orphans.cloned(),
+    )
+    .await
+    {
         Ok(begun) => Ok(begun),
         Err(error) => {
             // It runs, and cannot be supervised: for want of descriptors, mostly.
@@ -491,6 +502,7 @@ async fn follow(
     prepared: Prepared,
     expected: Option<Expected>,
     variable: String,
+    orphans: Option<Arc<Orphans>>,
 ) -> std::io::Result<Begun> {
     let scope = match (scope, prepared.cgroup) {
         (KillScope::Cgroup, Some(dir)) => Scope::Cgroup(Cgroup::open(dir)?),
@@ -505,6 +517,7 @@ async fn follow(
                 session: Some(Arc::clone(&leader.pidfd)),
                 variable: Some(variable),
             },
+            orphans,
         }),
         (KillScope::Group, _) => Scope::Group,
         _ => Scope::Leader,

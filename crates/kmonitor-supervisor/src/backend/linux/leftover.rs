@@ -155,7 +155,12 @@ pub(super) async fn scope_of(
                 marks.variable = None;
                 marks.session = None;
             }
-            Scope::Tree(Tree { line, marks })
+            Scope::Tree(Tree {
+                line,
+                marks,
+                // They are not our descendants, and come to somebody else.
+                orphans: None,
+            })
         }
     })
 }

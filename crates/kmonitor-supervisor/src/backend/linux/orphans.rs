@@ -15,15 +15,17 @@ use kmonitor_pidfd::Pidfd;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::census::reap;
-use super::procfs;
+use super::procfs::{self, Stat};
 
 #[derive(Debug, Default)]
 struct Known {
     /// Leaders whose scopes are not empty: their pids, which their sessions have too,
     /// and their marks.
     leaders: HashMap<i32, String>,
-    /// By pid and start, as seen alive among our children.
-    ours: HashSet<(i32, u64)>,
+    /// By pid and start, as seen alive among our children or in a scope; and their
+    /// sessions. Nobody joins a session from outside, so whoever is or was in one of
+    /// these descends from a leader too.
+    ours: HashMap<(i32, u64), i32>,
     others: HashSet<(i32, u64)>,
     /// How many leaders are being started: a child may be one that is not known yet.
     starting: usize,
@@ -76,6 +78,13 @@ impl Orphans {
         }
     }
 
+    /// Members of a scope of ours that were found alive: should they come to us and
+    /// die before the next look, they are known.
+    pub(super) fn saw(&self, members: &[Stat]) {
+        let ids = members.iter().map(|s| ((s.pid, s.start), s.session));
+        self.known().ours.extend(ids);
+    }
+
     /// Its scope is empty, and it will be reaped by who started it.
     pub(super) fn remove(&self, leader: Pid) {
         self.sweep();
@@ -90,6 +99,7 @@ impl Orphans {
         }
         let all = self.all && known.starting == 0;
         let me = procfs::own_pid();
+        let sessions: HashSet<i32> = known.ours.values().copied().collect();
         let mut present = HashSet::new();
         for pid in procfs::own_children() {
             let Some(stat) = procfs::stat(pid).filter(|stat| stat.parent == me) else {
@@ -100,19 +110,19 @@ impl Orphans {
             }
             let id = (pid, stat.start);
             present.insert(id);
-            let in_session = known.leaders.contains_key(&stat.session);
+            let in_session =
+                known.leaders.contains_key(&stat.session) || sessions.contains(&stat.session);
             if !stat.is_dead() {
-                let is_news = !known.ours.contains(&id) && !known.others.contains(&id);
+                let is_news = !known.ours.contains_key(&id) && !known.others.contains(&id);
                 if is_news {
                     let is_ours = in_session || known.is_marked(pid);
-                    let group = if is_ours {
-                        &mut known.ours
+                    if is_ours {
+                        known.ours.insert(id, stat.session);
                     } else {
-                        &mut known.others
-                    };
-                    group.insert(id);
+                        known.others.insert(id);
+                    }
                 }
-            } else if in_session || known.ours.contains(&id) || all {
+            } else if in_session || known.ours.contains_key(&id) || all {
                 // Its pid is its own until we reap it, and nobody else does.
                 let held = Pid::new(pid).and_then(|pid| Pidfd::open(pid).ok());
                 if held.is_some_and(|pidfd| reap(&pidfd)) {
@@ -120,7 +130,10 @@ impl Orphans {
                 }
             }
         }
-        known.ours.retain(|id| present.contains(id));
+        // Also those who have not come to us yet.
+        known.ours.retain(|id, _| {
+            present.contains(id) || procfs::stat(id.0).is_some_and(|stat| stat.start == id.1)
+        });
         known.others.retain(|id| present.contains(id));
     }
 }

@@ -13,6 +13,7 @@ use super::census::{Census, Line, reap};
 use super::cgroup::Cgroup;
 use super::identity::{Identity, open_seen};
 use super::leader::{Leader, ended, send};
+use super::orphans::Orphans;
 use super::procfs::{self, Stat, Table};
 use crate::Signal;
 use crate::backend::Survivor;
@@ -44,6 +45,8 @@ pub(super) struct Tree {
     pub(super) line: Option<(Arc<Census>, Line)>,
     /// By what `/proc` shows.
     pub(super) marks: Marks,
+    /// To be told of members, where there is no connector.
+    pub(super) orphans: Option<Arc<Orphans>>,
 }
 
 /// By what a scan of `/proc` knows the members of a tree: as descendants of members,
@@ -288,7 +291,13 @@ impl Tree {
                 members.extend(news);
                 members
             }
-            None => self.marks.members(),
+            None => {
+                let members = self.marks.members();
+                if let Some(orphans) = &self.orphans {
+                    orphans.saw(&members);
+                }
+                members
+            }
         }
     }
 }
