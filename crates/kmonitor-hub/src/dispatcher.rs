@@ -340,7 +340,7 @@ impl Dispatcher {
         }
         let mut processes = Vec::new();
         match self.probe.processes(&mut processes) {
-            Ok(()) => self.tracker.expect(&processes),
+            Ok(()) => self.tracker.expect(&processes, self.probe.now()),
             Err(error) => tracing::warn!(%error, "processes could not be listed"),
         }
     }

@@ -55,6 +55,15 @@ impl Membership {
     fn follows(self) -> bool {
         self.follow != Follow::Nobody
     }
+
+    /// How a child belongs to it that was born to a followed process.
+    fn of_child(self) -> Self {
+        Self {
+            forks_only: false,
+            listed: false,
+            ..self
+        }
+    }
 }
 
 /// What the router knows of a subscription apart from its [`Outlets`].

@@ -4,28 +4,24 @@ use kmonitor_event::{Event, EventKind, Exit, Lost, ProcessKey, Resync, Timestamp
 use kmonitor_source::Identity;
 use smallvec::SmallVec;
 
+use super::routes::{Route, Routes};
 use super::{Membership, Router, SubscriptionId};
 use crate::command::Follow;
-use crate::tracker::{Hint, Sink};
+use crate::tracker::{Hint, Recipients, Sink};
 
 impl Sink for Router {
     fn inherit(&mut self, parent: ProcessKey, child: ProcessKey) -> bool {
         let Some(routes) = self.routes(parent) else {
             return false;
         };
-        let followers: SmallVec<[(SubscriptionId, Follow); 4]> = routes
+        let followers: SmallVec<[(SubscriptionId, Membership); 4]> = routes
             .subscriptions()
             .iter()
             .filter(|route| route.membership.follows())
-            .map(|route| (self.id(route.slot), route.membership.follow))
+            .map(|route| (self.id(route.slot), route.membership.of_child()))
             .collect();
-        for (id, follow) in &followers {
-            let membership = Membership {
-                follow: *follow,
-                forks_only: false,
-                listed: false,
-            };
-            self.add_member(*id, child, membership);
+        for (id, membership) in &followers {
+            self.add_member(*id, child, *membership);
         }
         !followers.is_empty()
     }
@@ -45,9 +41,33 @@ impl Sink for Router {
         }
     }
 
-    fn late_fork(&mut self, event: &Event) {
+    fn inherit_late(&mut self, fork: &Event, told: &[SubscriptionId]) -> bool {
+        let (Some(parent), EventKind::Fork { child }) = (fork.process, fork.kind) else {
+            return false;
+        };
+        let routes = self.routes(parent).map_or(&[][..], Routes::subscriptions);
+        let routes: SmallVec<[Route; 4]> = routes.iter().copied().collect();
         self.counts.events += 1;
-        self.deliver_by_name(event, |it| it.follow != Follow::Tree);
+        let mut inherited = false;
+        for Route { slot, membership } in routes {
+            let id = self.id(slot);
+            if membership.follow == Follow::Tree && told.contains(&id) {
+                continue;
+            }
+            if membership.follows() && !told.contains(&id) {
+                self.add_member(id, child, membership.of_child());
+                inherited = true;
+            }
+            if self.outlets.mask(slot).intersects(fork.kind.mask()) {
+                self.deliver(slot, fork);
+            }
+        }
+        inherited
+    }
+
+    fn recipients(&self, key: ProcessKey) -> Recipients {
+        let routes = self.routes(key).map_or(&[][..], Routes::subscriptions);
+        routes.iter().map(|route| self.id(route.slot)).collect()
     }
 
     fn event_by_name(&mut self, event: &Event) {

@@ -7,10 +7,9 @@ use std::time::Duration;
 use kmonitor_event::{Event, EventKind, Exit, Pid, ProcessKey, Status, Tid, Timestamp};
 use kmonitor_source::{HeldState, ProcessState};
 
-use super::codes::Codes;
 use super::ghost::Ghost;
 use super::process::{Death, Dying, Process};
-use super::{Cx, Sink, Tracker};
+use super::{Cx, Recipients, Sink, Tracker};
 
 impl Tracker {
     /// When [`expire`](Self::expire) has something to do next.
@@ -177,14 +176,15 @@ impl Tracker {
         let Some(dying) = process.dying else {
             return;
         };
-        if process.only_if_told && process.codes() == Codes::None {
+        if process.awaits_first_report() {
             return;
         }
         if process.leaves_ghost() {
-            self.ghosts
-                .entry(pid)
-                .or_default()
-                .push(Ghost::of(&process));
+            let told = match process.found_at {
+                Some(_) => cx.sink.recipients(key),
+                None => Recipients::default(),
+            };
+            self.haunt(Ghost::of(&process, told));
         }
         let status = status
             .or_else(|| process.agreed_status())
@@ -269,6 +269,25 @@ impl Tracker {
             }
         }
         true
+    }
+
+    /// The latest ghost of a pid that is meant, which is none any more.
+    pub(super) fn take_ghost(
+        &mut self,
+        pid: Pid,
+        is_meant: impl Fn(&Ghost) -> bool,
+    ) -> Option<Ghost> {
+        let ghosts = self.ghosts.get_mut(&pid)?;
+        let ghost = ghosts.remove(ghosts.iter().rposition(is_meant)?);
+        if ghosts.is_empty() {
+            self.ghosts.remove(&pid);
+        }
+        Some(ghost)
+    }
+
+    pub(super) fn haunt(&mut self, ghost: Ghost) {
+        let ghosts = self.ghosts.entry(ghost.key.pid()).or_default();
+        ghosts.push(ghost);
     }
 
     pub(super) fn lay_ghost(&mut self, key: ProcessKey) {

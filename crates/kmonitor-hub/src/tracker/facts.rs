@@ -172,17 +172,14 @@ impl Tracker {
             Some(parent) => self.entry(parent).map(|entry| entry.key),
             None => None,
         };
-        // Who was found by looking before this was read, and has ended since: this
-        // is its birth, or that of an owner of the pid before it, and nobody new.
+        // Who was found by looking before this was read: this is its birth, or that of
+        // an owner of the pid before it.
         let told_late = |found_at: Option<Timestamp>| found_at.is_some_and(|at| time <= at);
-        let mut ghosts = self.ghosts.get(&child).into_iter().flatten();
-        let ended = ghosts.rfind(|ghost| told_late(ghost.found_at));
-        if let Some(ghost) = ended.filter(|_| !self.current.contains(child)) {
-            let kind = EventKind::Fork { child: ghost.key };
-            let told = ghost.birth_inferred;
-            if let Some(parent) = parent_key.filter(|_| !told) {
-                cx.sink.late_fork(&Event::new(time, Some(parent), kind));
-            }
+        self.born_after_parked(child, time);
+        if !self.current.contains(child)
+            && let Some(ghost) = self.take_ghost(child, |ghost| told_late(ghost.found_at))
+        {
+            self.born_after_its_end(ghost, parent, parent_key, time, cx);
             return;
         }
         let mut known = None;
@@ -195,19 +192,13 @@ impl Tracker {
                 && (old.only_listed
                     || old.is_identified()
                         && !matches!(ask(old, cx.probe), Ok(ProcessState::Gone)));
-            if same {
+            // Dead by now, perhaps, but its end is still to be told: also to those who
+            // learn of it only here.
+            if same || told_late(old.found_at) {
                 old.reborn(parent);
                 known = Some(old.key);
                 told = old.birth_inferred;
                 cx.sink.disown(parent_key, old.key);
-            } else if told_late(old.found_at) {
-                cx.sink.disown(parent_key, old.key);
-                let kind = EventKind::Fork { child: old.key };
-                let told = old.birth_inferred;
-                if let Some(parent) = parent_key.filter(|_| !told) {
-                    cx.sink.late_fork(&Event::new(time, Some(parent), kind));
-                }
-                return;
             } else {
                 self.supersede(child, Some(time), cx);
             }
@@ -225,6 +216,45 @@ impl Tracker {
         }
     }
 
+    /// A birth, seen from the pid's former owners: they had been reaped before. Who was
+    /// listed after it, and is gone, is no former owner but whoever is born here.
+    fn born_after_parked(&mut self, pid: Pid, time: Timestamp) {
+        let Some(parked) = self.parked.get_mut(&pid) else {
+            return;
+        };
+        let is_older = |process: &Process| process.found_at.is_none_or(|at| at < time);
+        parked.retain(|process| is_older(process) || !process.awaits_first_report());
+        for process in parked.iter_mut().filter(|process| is_older(process)) {
+            process.replaced_at.get_or_insert(time);
+        }
+        if parked.is_empty() {
+            self.parked.remove(&pid);
+        }
+    }
+
+    /// The birth of one whose end was told to those who had found it by looking. All
+    /// others who follow its parent learn of it from here on.
+    fn born_after_its_end(
+        &mut self,
+        ghost: Ghost,
+        parent: Option<Pid>,
+        parent_key: Option<ProcessKey>,
+        time: Timestamp,
+        cx: &mut Cx<'_, impl Sink>,
+    ) {
+        let kind = EventKind::Fork { child: ghost.key };
+        let event = Event::new(time, parent_key, kind);
+        if ghost.birth_inferred || !cx.sink.inherit_late(&event, &ghost.told) {
+            self.haunt(ghost);
+            return;
+        }
+        let mut process = Process::born(ghost.key, parent);
+        process.born_at = Some(time);
+        process.found_at = ghost.found_at;
+        process.told_to_host = true;
+        self.enter(process);
+    }
+
     /// It was listed and is gone: its report is still to be read, and perhaps after
     /// the birth of a new owner; or it was a zombie, and none will come.
     pub(super) fn await_report(&mut self, pid: Pid, cx: &mut Cx<'_, impl Sink>) {
@@ -233,6 +263,7 @@ impl Tracker {
         };
         let deadline = cx.now.elapsed.saturating_add(self.config.status_grace);
         process.only_if_told = true;
+        process.found_at = Some(self.listed_at);
         process.dying = Some(Dying {
             death: Death {
                 time: cx.now.stamp,

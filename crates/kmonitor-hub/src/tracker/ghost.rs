@@ -3,6 +3,7 @@
 use kmonitor_event::{ProcessKey, Tid, Timestamp};
 use rustc_hash::FxHashSet;
 
+use super::Recipients;
 use super::process::{Past, Process};
 use super::threads::ThreadSet;
 
@@ -12,6 +13,8 @@ pub(super) struct Ghost {
     threads: ThreadSet,
     /// See [`Process::found_at`]: its birth may still be to be read.
     pub(super) found_at: Option<Timestamp>,
+    /// Who was told of its end, where its birth may still be to be read.
+    pub(super) told: Recipients,
     /// See [`Process::birth_inferred`].
     pub(super) birth_inferred: bool,
     /// Due as well, unless the leader's is: see [`Process::task_exited`].
@@ -19,8 +22,9 @@ pub(super) struct Ghost {
 }
 
 impl Ghost {
-    pub(super) fn of(process: &Process) -> Self {
+    pub(super) fn of(process: &Process, told: Recipients) -> Self {
         Self {
+            told,
             found_at: process.found_at,
             birth_inferred: process.birth_inferred,
             key: process.key,

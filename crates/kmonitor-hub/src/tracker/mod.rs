@@ -22,11 +22,13 @@ use kmonitor_source::{
     HeldState, Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ThreadState,
 };
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use self::ghost::Ghost;
 use self::pids::Pids;
 use self::process::Process;
 use self::table::Table;
+use crate::router::SubscriptionId;
 
 /// Who learns what the tracker concludes.
 pub(crate) trait Sink {
@@ -37,9 +39,11 @@ pub(crate) trait Sink {
     fn disown(&mut self, parent: Option<ProcessKey>, child: ProcessKey);
     /// Something happened to a tracked process.
     fn event(&mut self, event: &Event);
-    /// A tracked process had created another that has been told of before this,
-    /// and perhaps to its end: news only to those who did not follow the parent.
-    fn late_fork(&mut self, event: &Event);
+    /// A tracked process had created another whose end was told to some before this:
+    /// the birth is news to all others. Whether any of them is to be told of the child.
+    fn inherit_late(&mut self, fork: &Event, told: &[SubscriptionId]) -> bool;
+    /// Who is told of a process by name.
+    fn recipients(&self, key: ProcessKey) -> Recipients;
     /// As [`event`](Self::event), of a process that has a hint.
     fn event_of(&mut self, event: &Event, hint: &mut Hint);
     /// As [`event`](Self::event), but only for those who asked for it by name.
@@ -59,6 +63,9 @@ pub(crate) trait Sink {
 /// wrong by now; the sink can tell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Hint(pub(crate) u32);
+
+/// Who is told of a process by name: nearly always few.
+pub(crate) type Recipients = SmallVec<[SubscriptionId; 2]>;
 
 /// Both of the hub's clocks at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -142,6 +149,8 @@ pub(crate) struct Tracker {
     next_incarnation: u64,
     /// Whether every process of the host is tracked.
     host: bool,
+    /// When the processes of the host were listed, the last time.
+    listed_at: Timestamp,
     holds: usize,
     threads_scratch: Vec<ThreadState>,
 }
@@ -165,6 +174,7 @@ impl Tracker {
             counts: Concluded::default(),
             next_incarnation: 1,
             host: false,
+            listed_at: Timestamp::default(),
             holds: 0,
             threads_scratch: Vec::new(),
         }
@@ -327,7 +337,8 @@ impl Tracker {
 
     /// Tracks these processes too, from before the next look at them: with the
     /// whole host tracked, whoever has the pid is told from who comes after.
-    pub(crate) fn expect(&mut self, processes: &[ProcessEntry]) {
+    pub(crate) fn expect(&mut self, processes: &[ProcessEntry], listed_at: Timestamp) {
+        self.listed_at = listed_at;
         for entry in processes {
             if !self.current.contains(entry.pid) {
                 let key = self.new_key(entry.pid);

@@ -139,8 +139,8 @@ impl Process {
         }
     }
 
-    /// The report of its birth, or of a birth before it, was read while it lived:
-    /// all that it did since will be read as well. It is asked about when it
+    /// The report of its birth, or of a birth before it, was read when it was known
+    /// already: all that it did since will be read as well. It is asked about when it
     /// ends, because the ends of those before it may be among that.
     pub(super) fn reborn(&mut self, parent: Option<Pid>) {
         *self = Self {
@@ -149,6 +149,7 @@ impl Process {
             held: self.held.take(),
             found_at: self.found_at,
             birth_inferred: self.birth_inferred,
+            dying: self.dying,
             seeded: true,
             threads: ThreadSet {
                 had_others: true,
@@ -217,6 +218,11 @@ impl Process {
         let pid = self.key.pid();
         let younger = self.replaced_at.is_some_and(|at| time >= at);
         self.threads.contains(tid, pid) && !(younger && parent.is_some() && tid.is_leader_of(pid))
+    }
+
+    /// Whether its end is told only if a report of it comes, and none has.
+    pub(super) fn awaits_first_report(&self) -> bool {
+        self.only_if_told && self.codes() == Codes::None
     }
 
     /// Whether an exit report of this task is its last, as far as can be known.

@@ -6,6 +6,7 @@ mod births;
 mod deaths;
 mod endings;
 mod fairness;
+mod late_births;
 mod loss;
 mod probes;
 mod probing;

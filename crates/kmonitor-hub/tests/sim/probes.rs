@@ -10,6 +10,7 @@ use kmonitor_source::{
 };
 
 type Happening = Box<dyn Fn(&SimKernel) + Send + Sync>;
+type HappeningTo = Box<dyn Fn(&SimKernel, Pid) + Send + Sync>;
 
 /// The simulated kernel's probe, with faults on demand and with things that
 /// happen while it looks. It has nothing to hold processes by.
@@ -19,6 +20,8 @@ pub(crate) struct FaultyProbe {
     faults: Arc<Faults>,
     during_listing: Option<Happening>,
     after_listing: Option<Happening>,
+    before_identifying: Option<HappeningTo>,
+    after_identifying: Option<HappeningTo>,
 }
 
 /// What is wrong with a [`FaultyProbe`], and how often it was asked.
@@ -65,6 +68,8 @@ impl FaultyProbe {
             faults: Arc::default(),
             during_listing: None,
             after_listing: None,
+            before_identifying: None,
+            after_identifying: None,
         }
     }
 
@@ -86,6 +91,24 @@ impl FaultyProbe {
         self
     }
 
+    /// Does this whenever a process is about to be identified.
+    pub(crate) fn before_identifying(
+        mut self,
+        happens: impl Fn(&SimKernel, Pid) + Send + Sync + 'static,
+    ) -> Self {
+        self.before_identifying = Some(Box::new(happens));
+        self
+    }
+
+    /// Does this whenever a process was identified.
+    pub(crate) fn after_identifying(
+        mut self,
+        happens: impl Fn(&SimKernel, Pid) + Send + Sync + 'static,
+    ) -> Self {
+        self.after_identifying = Some(Box::new(happens));
+        self
+    }
+
     pub(crate) fn faults(&self) -> Arc<Faults> {
         Arc::clone(&self.faults)
     }
@@ -98,7 +121,14 @@ fn too_many_files(action: &'static str) -> ProbeError {
 
 impl ProcessProbe for FaultyProbe {
     fn identify(&self, pid: Pid) -> Result<Identity, ProbeError> {
-        self.probe.identify(pid)
+        if let Some(happens) = &self.before_identifying {
+            happens(&self.kernel, pid);
+        }
+        let identity = self.probe.identify(pid)?;
+        if let Some(happens) = &self.after_identifying {
+            happens(&self.kernel, pid);
+        }
+        Ok(identity)
     }
 
     fn state(&self, pid: Pid, identity: Option<Identity>) -> Result<ProcessState, ProbeError> {

@@ -118,7 +118,7 @@ async fn a_stranger_with_the_pid_of_a_listed_descendant_is_not_followed() {
             kernel.set_next_pid(child).unwrap();
             assert_eq!(kernel.fork(stranger).unwrap(), child);
             if ends_too {
-                kernel.exit_group(child.leader(), 9 << 8).unwrap();
+                kernel.exit_group(child.leader(), 9).unwrap();
             }
         });
         let hub = hub_probing(&kernel, probe).await;
@@ -127,7 +127,7 @@ async fn a_stranger_with_the_pid_of_a_listed_descendant_is_not_followed() {
             kernel.reap(child).unwrap();
         } else {
             kernel.exec(child.leader()).unwrap();
-            kernel.exit_group(child.leader(), 9 << 8).unwrap();
+            kernel.exit_group(child.leader(), 9).unwrap();
             kernel.reap(child).unwrap();
         }
         // For the next round, and as one who does belong to the tree.
