@@ -195,10 +195,20 @@ impl Tracker {
             // Dead by now, perhaps, but its end is still to be told: also to those who
             // learn of it only here.
             if same || told_late(old.found_at) {
+                let key = old.key;
+                let born_before = old.born_at.is_some();
                 old.reborn(parent);
-                known = Some(old.key);
+                old.born_at = Some(time);
+                known = Some(key);
                 told = old.birth_inferred;
-                cx.sink.disown(parent_key, old.key);
+                cx.sink.disown(parent_key, key);
+                if born_before {
+                    // Two owners in one: see ARCHITECTURE.md, "Known to fall short".
+                    let fork = Event::new(time, parent_key, EventKind::Fork { child: key });
+                    let told = cx.sink.recipients(key);
+                    cx.sink.inherit_late(&fork, &told);
+                    return;
+                }
             } else {
                 self.supersede(child, Some(time), cx);
             }
