@@ -130,7 +130,8 @@ impl Dispatcher {
                 return Ok(());
             }
             self.resync.now = None;
-            let (time, complete) = (self.probe.now(), !self.tracker.has_unseen());
+            let all_told = !self.tracker.take_birth_untold();
+            let (time, complete) = (self.probe.now(), all_told && !self.tracker.has_unseen());
             self.router.end_resync(time, complete);
         }
         Ok(())

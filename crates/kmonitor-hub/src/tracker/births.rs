@@ -141,6 +141,11 @@ impl Tracker {
         !self.retry.is_empty()
     }
 
+    /// Whether the host was not told of somebody's birth since this was last asked.
+    pub(crate) fn take_birth_untold(&mut self) -> bool {
+        std::mem::take(&mut self.birth_untold)
+    }
+
     /// What was concluded so far.
     pub(crate) fn concluded(&self) -> Concluded {
         self.counts

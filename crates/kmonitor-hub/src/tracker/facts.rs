@@ -172,6 +172,9 @@ impl Tracker {
             Some(parent) => self.entry(parent).map(|entry| entry.key),
             None => None,
         };
+        // Of a parent whose end was told by a look that was ahead of this, nothing more
+        // is told.
+        self.birth_untold |= self.host && parent_key.is_none();
         // Who was found by looking before this was read: this is its birth, or that of
         // an owner of the pid before it.
         let told_late = |found_at: Option<Timestamp>| found_at.is_some_and(|at| time <= at);

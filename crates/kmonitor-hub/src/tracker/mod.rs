@@ -146,6 +146,8 @@ pub(crate) struct Tracker {
     /// Deaths that were concluded and whose status is due. May name settled ones.
     concluded: Vec<ProcessKey>,
     counts: Concluded,
+    /// Whether the host was not told of somebody's birth since that was last asked.
+    birth_untold: bool,
     next_incarnation: u64,
     /// Whether every process of the host is tracked.
     host: bool,
@@ -172,6 +174,7 @@ impl Tracker {
             behind: false,
             concluded: Vec::new(),
             counts: Concluded::default(),
+            birth_untold: false,
             next_incarnation: 1,
             host: false,
             listed_at: Timestamp::default(),

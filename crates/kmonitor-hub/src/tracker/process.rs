@@ -284,7 +284,8 @@ impl Process {
             self.set_codes(Codes::Differ);
         }
         self.threads.complete = true;
-        self.threads.had_others |= threads.len() > 1;
+        // Nor does the one who is left, and leaving, say that it was alone.
+        self.threads.had_others |= threads.len() > 1 || nobody_stays;
     }
 
     /// Whether it is as just after its last exec.
@@ -494,6 +495,20 @@ mod tests {
         ]);
         process.task_exited(tid(11), 0x500);
         assert_eq!(process.agreed_status().unwrap().raw(), Some(0x500));
+    }
+
+    #[test]
+    fn one_that_is_seen_leaving_may_not_have_been_alone() {
+        let mut process = process();
+        process.threads.complete = false;
+        let leaving = ThreadState {
+            tid: tid(10),
+            phase: ThreadPhase::Exiting,
+        };
+        process.seed(&[leaving]);
+        assert!(process.threads.had_others);
+        process.task_exited(tid(10), 0x300);
+        assert_eq!(process.agreed_status(), None);
     }
 
     #[test]

@@ -348,10 +348,15 @@ fn judge_completeness(seed: u64, world: &World, events: &[Event], tree: &Promise
     true
 }
 
+/// Each of these was refuted once: by a status that the last of several threads to leave
+/// had not decided (151, 332), and by a birth whose parent's end had been told already
+/// (the others).
+const REFUTED_ONCE: [u64; 5] = [151, 156, 195, 332, 405];
+
 #[tokio::test(start_paused = true)]
 async fn what_is_told_and_inferred_is_the_truth() {
     let (mut known, mut unknown, mut inferred, mut complete, mut lost) = (0, 0, 0, 0, 0);
-    for seed in seeds() {
+    for seed in seeds().chain(REFUTED_ONCE) {
         let world = World::new(config(seed));
         let hub = hub_in(&world).await;
         let mut host = subscribe(&hub, everything(Filter::host())).await;
