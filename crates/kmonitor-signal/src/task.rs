@@ -2,32 +2,30 @@
 
 mod deferring;
 mod following;
+mod monitors;
+mod registering;
 mod telling;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use futures::future::{AbortHandle, Abortable, Aborted};
+use futures::future::{Abortable, Aborted, BoxFuture};
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use futures::{FutureExt as _, future::BoxFuture};
 use kmonitor_event::{Event, EventMask, Pid, ProcessKey, ProcessRef};
 use kmonitor_hub::{Filter, Hub, SubscribeError, Subscription, Watch as HubWatch};
-use kmonitor_pidfd::{Pidfd, Readiness};
 use kmonitor_source::{Identity, WatchError};
 use rustc_hash::FxHashMap;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use self::deferring::Deferred;
+use crate::Signal;
 use crate::adapter::TargetGone;
 use crate::error::RegisterError;
 use crate::memory::{LIMITS, Memory};
 use crate::monitor::{Candidate, Monitor};
-use crate::outbox::Due;
 use crate::registry::{MonitorId, Place, Registry, SEVEN, SessionId, Subject};
 use crate::stats::Counters;
-use crate::{Signal, procfs, sys};
 
 /// How many events may wait for the adapter. It never waits for a monitor, so
 /// this is room for bursts only.
@@ -302,129 +300,6 @@ impl Task {
         }
     }
 
-    async fn register(
-        &mut self,
-        monitor: Candidate,
-        registration: Registration,
-    ) -> Result<(), RegisterError> {
-        let session = registration.session;
-        // What has happened by now is no news to who registers now. Not later than
-        // this: whose last target has ended is let go of.
-        self.catch_up();
-        self.check_room(session)?;
-        let monitor = match self.by_identity.get(&monitor.key()) {
-            Some(known) => *known,
-            None => self.adopt(monitor)?,
-        };
-        let place = Place { session, monitor };
-        let held = self.held(place, &registration);
-        let registered = if held.is_empty() {
-            self.register_present(place, registration).await
-        } else {
-            self.register_held(place, held, registration).await
-        };
-        registered.inspect_err(|_| self.retire(monitor))
-    }
-
-    /// As the target is now.
-    async fn register_present(
-        &mut self,
-        place: Place,
-        registration: Registration,
-    ) -> Result<(), RegisterError> {
-        let Registration {
-            target_gone,
-            target,
-            watch,
-            real_uid,
-            events,
-            signal,
-            ..
-        } = registration;
-        let watch = match watch {
-            Ok(watch) => self.follow(watch, target, target_gone, events).await?,
-            Err(error) if error.is_gone() && target_gone == TargetGone::Accept => Err(target.pid),
-            Err(error) => return Err(RegisterError::watch(target, error)),
-        };
-        let mut watch = match watch {
-            Ok(watch) => watch,
-            Err(pid) => {
-                self.registry.register(place, Err(pid), events, signal);
-                return Ok(());
-            }
-        };
-        let key = watch.process();
-        let subject = Subject::live(key);
-        self.registry.register(place, Ok(key), events, signal);
-        // A process that died between the watch and the subscription is told of by
-        // its watch only: what the stream says of it then is under a new key.
-        let exit = watch.settled().now_or_never();
-        let tree = self.memory.tree(subject).unwrap_or(self.next_tree);
-        self.next_tree += 1;
-        let live = self.live.entry(subject).or_insert_with(|| Live {
-            key,
-            watch: None,
-            // Once more, now that changes of it are told.
-            real_uid: procfs::real_uid(ProcessRef::from(key))
-                .or(real_uid)
-                .unwrap_or(UID_UNKNOWN),
-            followed: false,
-            tree,
-        });
-        live.watch.get_or_insert(watch);
-        // Of one that somebody else was told of, the children are followed too.
-        live.followed |= events.contains(EventMask::FORK) || self.memory.contains(subject);
-        if let Some(Ok(exit)) = exit {
-            let at = self.memory.tick();
-            self.exit(subject, exit.status, at);
-        }
-        Ok(())
-    }
-
-    fn check_room(&self, session: SessionId) -> Result<(), RegisterError> {
-        let (max, scope) = if self.registry.records() >= RECORDS_MAX {
-            (RECORDS_MAX, "in all")
-        } else if self.registry.records_of(session) >= SESSION_RECORDS_MAX {
-            (SESSION_RECORDS_MAX, "for one session")
-        } else {
-            return Ok(());
-        };
-        Err(RegisterError::TooMany { max, scope })
-    }
-
-    /// Subscribes to a target, or says that it is gone where that is accepted.
-    async fn follow(
-        &mut self,
-        watch: HubWatch,
-        target: ProcessRef,
-        target_gone: TargetGone,
-        events: EventMask,
-    ) -> Result<Result<HubWatch, Pid>, RegisterError> {
-        let failed = |error| RegisterError::subscribe(target, error);
-        let wanted = self.registry.union() | events;
-        self.listen(wanted).await.map_err(failed)?;
-        let Some(subscription) = &self.subscription else {
-            return Ok(Ok(watch));
-        };
-        let process = ProcessRef::from(watch.process());
-        let known = self.live.get(&Subject::live(watch.process()));
-        let forks = events.contains(EventMask::FORK);
-        let added = match known {
-            Some(live) if live.followed || !forks => Ok(()),
-            _ if forks => subscription.add_births(process).await,
-            _ => subscription.add(process).await,
-        };
-        match added {
-            Ok(()) => Ok(Ok(watch)),
-            // Its end is in the stream.
-            Err(error) if error.is_gone() && known.is_some() => Ok(Ok(watch)),
-            Err(error) if error.is_gone() && target_gone == TargetGone::Accept => {
-                Ok(Err(target.pid))
-            }
-            Err(error) => Err(failed(error)),
-        }
-    }
-
     /// Subscribes to these events, and to what the adapter itself must know.
     async fn listen(&mut self, events: EventMask) -> Result<(), SubscribeError> {
         let seen = self.hub.capabilities().source.events;
@@ -470,97 +345,6 @@ impl Task {
         }
     }
 
-    fn adopt(&mut self, candidate: Candidate) -> Result<MonitorId, RegisterError> {
-        let key = candidate.key();
-        let registered = sys::register(candidate.pidfd);
-        let pidfd = Arc::new(registered.map_err(|source| RegisterError::Io {
-            action: "wait for the end of the monitor",
-            source,
-        })?);
-        let id = MonitorId(self.next_monitor);
-        self.next_monitor += 1;
-        let (watching, registration) = AbortHandle::new_pair();
-        let death = death(Arc::clone(&pidfd), id).boxed();
-        self.deaths.push(Abortable::new(death, registration));
-        let told = Told {
-            monitor: Monitor::new(key, pidfd, watching),
-            retry_at: None,
-        };
-        self.monitors.insert(id, told);
-        self.by_identity.insert(key, id);
-        Ok(id)
-    }
-
-    /// Lets go of a monitor that nothing is to be told any more.
-    fn retire(&mut self, id: MonitorId) {
-        // Who may register one that it was told of is to be known again then.
-        if self.registry.has_monitor(id)
-            || self.memory.has_monitor(id)
-            || self.deferred.has_monitor(id)
-        {
-            return;
-        }
-        if self
-            .monitors
-            .get(&id)
-            .is_some_and(|it| it.retry_at.is_none())
-        {
-            self.forget(id);
-        }
-    }
-
-    fn forget(&mut self, id: MonitorId) {
-        if let Some(told) = self.monitors.remove(&id) {
-            self.by_identity.remove(&told.monitor.key);
-            let waiting = told.monitor.outbox.waiting();
-            self.counters.withdrawn.add(waiting as u64);
-        }
-    }
-
-    async fn drop_monitor(&mut self, id: MonitorId) -> Result<(), HubClosed> {
-        let subjects = self.registry.drop_monitor(id);
-        self.memory.drop_monitor(id);
-        let withdrawn = self.deferred.withdraw(|place| place.monitor == id);
-        self.counters.withdrawn.add(withdrawn as u64);
-        self.forget(id);
-        self.unfollow(subjects);
-        self.settle().await
-    }
-
-    async fn drop_session(&mut self, session: SessionId) -> Result<(), HubClosed> {
-        // A registration whose caller gave up waiting may still be queued.
-        while let Ok(command) = self.commands.try_recv() {
-            self.carry_out(command).await?;
-        }
-        let (mut monitors, subjects) = self.registry.drop_session(session);
-        monitors.extend(self.memory.drop_session(session));
-        let withdrawn = self.deferred.withdraw(|place| place.session == session);
-        self.counters.withdrawn.add(withdrawn as u64);
-        let all: Vec<_> = self.monitors.keys().copied().collect();
-        for monitor in all {
-            // Also those whose records of this session ended with their targets.
-            self.withdraw(monitor, |due| due.session == session);
-        }
-        for monitor in monitors {
-            self.retire(monitor);
-        }
-        self.unfollow(subjects);
-        self.settle().await
-    }
-
-    /// Takes back what waits and is not wanted any more.
-    fn withdraw(&mut self, id: MonitorId, unwanted: impl Fn(&Due) -> bool) {
-        let Some(told) = self.monitors.get_mut(&id) else {
-            return;
-        };
-        let withdrawn = told.monitor.outbox.withdraw(unwanted);
-        self.counters.withdrawn.add(withdrawn as u64);
-        if told.monitor.outbox.waiting() == 0 {
-            told.retry_at = None;
-            self.retire(id);
-        }
-    }
-
     /// Unsubscribes soon from those that nobody wants to know of any more.
     fn unfollow(&mut self, subjects: impl IntoIterator<Item = Subject>) {
         for subject in subjects {
@@ -580,19 +364,5 @@ async fn at(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Ends when the monitor is dead.
-async fn death(pidfd: Arc<AsyncFd<Pidfd>>, id: MonitorId) -> MonitorId {
-    loop {
-        match pidfd.readable().await {
-            Ok(mut guard) => match guard.get_inner().readiness() {
-                Ok(Readiness::Alive) => guard.clear_ready(),
-                _ => return id,
-            },
-            // The runtime shuts down.
-            Err(_) => return id,
-        }
     }
 }
