@@ -10,7 +10,7 @@ use super::capture::{Awaited, Capture, Ends};
 use super::census::{Census, Expected, Line};
 use super::cgroup::{self, Cgroup};
 use super::leader::{Ending, Leader};
-use super::orphans::Orphans;
+use super::orphans::{self, Orphans};
 use super::ready::{self, Waiting};
 use super::running::Shared;
 use super::scope::{Marks, Scope, Tree};
@@ -23,6 +23,8 @@ use crate::spec::{CommandSpec, KillScope, Output, Readiness};
 /// An incarnation that exists.
 struct Begun {
     leader: Arc<Leader>,
+    /// Of one that we forked.
+    registered: Option<orphans::Registered>,
     ending: Ending,
     origin: Origin,
     scope: Arc<Scope>,
@@ -54,6 +56,7 @@ async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, shared: Arc<Sh
     };
     let Begun {
         leader,
+        registered,
         ending,
         origin,
         scope,
@@ -110,8 +113,8 @@ async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, shared: Arc<Sh
         () = &mut killing => {}
     }
     shared.end();
-    if let Some(orphans) = inner.orphans.get().filter(|_| leader.ours) {
-        orphans.remove(leader.identity.pid);
+    if let Some(registered) = registered {
+        registered.end();
     }
     leader.reap();
     if let Some(capture) = capture {
@@ -172,6 +175,11 @@ async fn recover(
     let path = launch.path.as_str();
     let failed = |error: std::io::Error| StartError::Other(format!("cannot recover it: {error}"));
     let leader = Arc::new(leader);
+    // A child of this very program, by an earlier backend: its orphans come to us too.
+    let registered = leader.ours.then(|| {
+        let variable = format!("{MARK}={}", record.marker);
+        orphans::Expected::new().started(leader.identity.pid, &variable)
+    });
     let ending = leader.ending(inner.hub.as_ref()).await;
     let scope = leftover::scope_of(inner, record, &leader)
         .await
@@ -195,6 +203,7 @@ async fn recover(
         .map_err(failed)?;
     Ok(Begun {
         leader,
+        registered,
         ending,
         origin: Origin::Recovered,
         scope: Arc::new(scope),
@@ -254,6 +263,7 @@ async fn adopted(inner: &Inner, launch: &Launch, leader: Leader) -> Result<Begun
     };
     Ok(Begun {
         leader,
+        registered: None,
         ending,
         origin: Origin::Adopted,
         scope: Arc::new(scope),
@@ -343,19 +353,18 @@ async fn attempt(
         KillScope::Tree => inner.census().await,
         _ => None,
     };
-    // What came to us as a subreaper must be reaped, whoever's it is.
     let orphans = match (scope, &census) {
         (KillScope::Tree, None) => inner.orphans().await,
-        _ => inner.orphans.get(),
+        _ => None,
     };
     let permit = inner.spawns.acquire().await;
     if shared.is_killed() {
         return Err(StartError::Cancelled);
     }
     let expected = census.as_ref().map(Census::expect_child);
-    if let Some(orphans) = orphans {
-        orphans.expect();
-    }
+    // Whatever its scope: another child's, or another backend's, may have made us a
+    // subreaper, and what comes to us must be reaped.
+    let registering = orphans::Expected::new();
     let mut prepared = Prepared::default();
     let surroundings = prepare(inner, launch, scope, mark, &mut prepared);
     let spawned = match surroundings {
@@ -370,10 +379,6 @@ async fn attempt(
         Err(error) => Err(error),
     };
     drop(permit);
-    if let Some(orphans) = orphans {
-        let pid = spawned.as_ref().ok().map(|pidfd| pidfd.pid());
-        orphans.add(pid, &variable);
-    }
     let leader = match spawned {
         Ok(pidfd) => Arc::new(Leader::new(pidfd, true)),
         Err(error) => {
@@ -381,10 +386,12 @@ async fn attempt(
             return Err(error);
         }
     };
+    let registered = registering.started(leader.identity.pid, &variable);
     match follow(
         launch,
         scope,
         &leader,
+        registered,
         prepared,
         expected,
         variable,
@@ -499,6 +506,7 @@ async fn follow(
     launch: &Launch,
     scope: KillScope,
     leader: &Arc<Leader>,
+    registered: orphans::Registered,
     prepared: Prepared,
     expected: Option<Expected>,
     variable: String,
@@ -529,6 +537,7 @@ async fn follow(
         .transpose()?;
     Ok(Begun {
         leader: Arc::clone(leader),
+        registered: Some(registered),
         ending: Ending::Waited,
         origin: Origin::Spawned,
         scope: Arc::new(scope),
