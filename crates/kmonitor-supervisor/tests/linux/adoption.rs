@@ -90,12 +90,18 @@ async fn is_followed_to_its_end(backend: &LinuxBackend) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and the proc connector"]
 async fn with_the_connector() {
+    if !alone("adoption::with_the_connector") {
+        return;
+    }
     is_followed_to_its_end(&with_connector().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Linux 6.15, or root"]
 async fn without() {
+    if !alone("adoption::without") {
+        return;
+    }
     is_followed_to_its_end(&plain().await).await;
 }
 
@@ -103,6 +109,9 @@ async fn without() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and the proc connector"]
 async fn its_tree_is_stopped() {
+    if !alone("adoption::its_tree_is_stopped") {
+        return;
+    }
     for backend in [with_connector().await, plain().await] {
         let token = token();
         let stranger = Stranger::new(&format!(

@@ -75,17 +75,26 @@ async fn each_side_gets_its_own(backend: LinuxBackend, script: &'static str) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and the proc connector"]
 async fn by_the_connector() {
+    if !alone("beside::by_the_connector") {
+        return;
+    }
     each_side_gets_its_own(with_connector().await, "(sleep 0.01 &);").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn by_scans() {
+    if !alone("beside::by_scans") {
+        return;
+    }
     each_side_gets_its_own(plain().await, "").await;
 }
 
 /// Orphans of supervised children are reaped without a connector too.
 #[tokio::test(flavor = "multi_thread")]
 async fn orphans_of_children_are_reaped() {
+    if !alone("beside::orphans_of_children_are_reaped") {
+        return;
+    }
     let backend = plain().await;
     for _ in 0..20 {
         let script = "(sleep 0.05 & setsid sleep 0.06 &) ; exit 3";
