@@ -113,6 +113,8 @@ async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, shared: Arc<Sh
         () = &mut killing => {}
     }
     shared.end();
+    // Before anybody may reap it, the sweeping of orphans too.
+    leader.retire();
     if let Some(registered) = registered {
         registered.end();
     }

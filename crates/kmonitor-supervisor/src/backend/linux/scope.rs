@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::select_all;
 use kmonitor_pidfd::{Pidfd, Readiness};
-use rustix::process::{Signal as NamedSignal, kill_process_group};
+use rustix::process::Signal as NamedSignal;
 
 use super::census::{Census, Line, reap};
 use super::cgroup::Cgroup;
@@ -162,13 +162,7 @@ impl Scope {
             Self::Leader => leader.signal(signal),
             // At once to all: a fork that is under way begins anew, and finds it.
             Self::Group if leader.ours => match NamedSignal::from_named_raw(signal.as_raw()) {
-                Some(named) => {
-                    let pid = rustix::process::Pid::from_raw(leader.identity.pid.as_raw());
-                    match pid.map(|pid| kill_process_group(pid, named)) {
-                        Some(Err(errno)) if errno != rustix::io::Errno::SRCH => Err(errno.into()),
-                        _ => Ok(()),
-                    }
-                }
+                Some(named) => leader.signal_group(named),
                 None => self.signal_each(leader, signal),
             },
             _ => self.signal_each(leader, signal),
