@@ -18,7 +18,7 @@ use super::spawn::{Surroundings, spawn};
 use super::state::{Pipe, Record, RecordFile, StateDir, file_name};
 use super::{Inner, MARK, adopt, leftover, procfs};
 use crate::backend::{Launch, Origin, Report, Reports, StartError};
-use crate::spec::{CommandSpec, KillScope, Output, Readiness};
+use crate::spec::{Adopt, CommandSpec, KillScope, Output, Readiness};
 
 /// An incarnation that exists.
 struct Begun {
@@ -152,8 +152,8 @@ async fn obtain(inner: &Inner, launch: &Launch, shared: &Shared) -> Result<Begun
     let adopt = spec.adopt.as_ref();
     // The first time, or each time if nothing else is to be had.
     if let Some(adopt) = adopt.filter(|_| launch.generation == 1 || spec.command.is_none()) {
-        match adopt::find(adopt) {
-            Ok(pidfd) => return adopted(inner, launch, Leader::new(pidfd, false)).await,
+        match find(inner, path, adopt) {
+            Ok(leader) => return adopted(inner, launch, leader).await,
             Err(why) if spec.command.is_none() => return Err(StartError::Adopt(why)),
             Err(why) => {
                 tracing::info!(child = %launch.path, %why, "nobody to adopt: it is started");
@@ -164,6 +164,20 @@ async fn obtain(inner: &Inner, launch: &Launch, shared: &Shared) -> Result<Begun
         Some(command) => start(inner, launch, command, shared).await,
         None => Err(StartError::Adopt("there is nothing to start".to_owned())),
     }
+}
+
+/// Whom a specification names, if that is the same process as before.
+fn find(inner: &Inner, path: &str, adopt: &Adopt) -> Result<Leader, String> {
+    let leader = Leader::new(adopt::find(adopt)?, false);
+    // By inode and by file it is checked already.
+    if let Adopt::Pid(pid) = adopt
+        && !inner.still_names(path, leader.identity)
+    {
+        return Err(format!(
+            "process {pid} is not the one that had this pid when it was first adopted"
+        ));
+    }
+    Ok(leader)
 }
 
 /// Takes over what a former run started or adopted.
