@@ -60,6 +60,18 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    /// A test that fails leaves nothing that runs on.
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let pid = Pid::from_raw(self.child.id() as i32).unwrap();
+            // It may have ended just now.
+            let _ = kill_process(pid, Signal::INT);
+            let _ = self.child.wait();
+        }
+    }
+}
+
 fn eventually(mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !holds() {
@@ -143,7 +155,7 @@ fn a_site_answers_is_restarted_reloaded_and_leaves_nothing() {
     };
     let first = master();
     kill_process(Pid::from_raw(first).unwrap(), Signal::KILL).unwrap();
-    site.line_with("site/web killed by SIGKILL");
+    site.line_with("site/web killed by signal 9");
     let second = pid_in(&site.line_with("site/web started, pid "));
     site.line_with("site/web ready");
     assert_eq!(second.as_raw_nonzero().get(), master());
@@ -154,7 +166,7 @@ fn a_site_answers_is_restarted_reloaded_and_leaves_nothing() {
     let of_db = living_with(&format!("127.0.0.1:{}", db.port()));
     assert_eq!(of_db.len(), 1);
     kill_process(Pid::from_raw(of_db[0]).unwrap(), Signal::KILL).unwrap();
-    site.line_with("site/db killed by SIGKILL");
+    site.line_with("site/db killed by signal 9");
     site.line_with("site/web is stopped with SIGQUIT");
     let database = pid_in(&site.line_with("site/db started, pid "));
     site.line_with("site/db ready");
