@@ -407,7 +407,6 @@ async fn attempt(
         launch,
         scope,
         &leader,
-        registered,
         prepared,
         expected,
         variable,
@@ -415,7 +414,10 @@ async fn attempt(
     )
     .await
     {
-        Ok(begun) => Ok(begun),
+        Ok(begun) => Ok(Begun {
+            registered: Some(registered),
+            ..begun
+        }),
         Err(error) => {
             // It runs, and cannot be supervised: for want of descriptors, mostly.
             let _ = leader.signal(crate::Signal::KILL);
@@ -522,7 +524,6 @@ async fn follow(
     launch: &Launch,
     scope: KillScope,
     leader: &Arc<Leader>,
-    registered: orphans::Registered,
     prepared: Prepared,
     expected: Option<Expected>,
     variable: String,
@@ -553,7 +554,7 @@ async fn follow(
         .transpose()?;
     Ok(Begun {
         leader: Arc::clone(leader),
-        registered: Some(registered),
+        registered: None,
         ending: Ending::Waited,
         origin: Origin::Spawned,
         scope: Arc::new(scope),
