@@ -7,15 +7,15 @@ use kmonitor_supervisor::spec::KillScope;
 
 use crate::world::*;
 
-const ROUNDS: usize = 60;
 const AT_A_TIME: usize = 20;
 
-async fn each_side_gets_its_own(backend: LinuxBackend, script: &'static str) {
+/// 20 supervised children in a round, and 40 of the application's own.
+async fn each_side_gets_its_own(backend: LinuxBackend, script: &'static str, rounds: usize) {
     let backend = Arc::new(backend);
     let supervised = {
         let backend = Arc::clone(&backend);
         tokio::spawn(async move {
-            for round in 0..ROUNDS {
+            for round in 0..rounds {
                 let mut children: Vec<_> = (0..AT_A_TIME)
                     .map(|index| {
                         let code = (round + index) % 200;
@@ -37,7 +37,7 @@ async fn each_side_gets_its_own(backend: LinuxBackend, script: &'static str) {
         })
     };
     let own = tokio::spawn(async move {
-        for round in 0..2 * ROUNDS {
+        for round in 0..2 * rounds {
             let mut children: Vec<_> = (0..AT_A_TIME)
                 .map(|index| {
                     let code = (7 * round + index) % 200;
@@ -75,24 +75,50 @@ async fn each_side_gets_its_own(backend: LinuxBackend, script: &'static str) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and the proc connector"]
 async fn by_the_connector() {
-    each_side_gets_its_own(with_connector().await, "(sleep 0.01 &);").await;
+    if !alone("beside::by_the_connector") {
+        return;
+    }
+    each_side_gets_its_own(with_connector().await, "(sleep 0.01 &);", 60).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn by_scans() {
-    each_side_gets_its_own(plain().await, "").await;
+    if !alone("beside::by_scans") {
+        return;
+    }
+    each_side_gets_its_own(plain().await, "", 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: every end is looked for in the whole process table"]
+async fn thousands_by_scans() {
+    if !alone("beside::thousands_by_scans") {
+        return;
+    }
+    each_side_gets_its_own(plain().await, "", 60).await;
 }
 
 /// Orphans of supervised children are reaped without a connector too.
 #[tokio::test(flavor = "multi_thread")]
 async fn orphans_of_children_are_reaped() {
+    if !alone("beside::orphans_of_children_are_reaped") {
+        return;
+    }
     let backend = plain().await;
-    for _ in 0..20 {
-        let script = "(sleep 0.05 & setsid sleep 0.06 &) ; exit 3";
+    for _ in 0..5 {
+        // They live until they have been seen: who has left the session and dies before
+        // that cannot be told from a child of the application's.
+        let script = "(sleep 1000 & setsid sleep 1000 &) ; exit 3";
         let mut child = start(&backend, "c", shell(script), KillScope::Tree);
         child.started().await;
         child.ready().await;
         assert_eq!(child.exited().await.code(), Some(3));
+        eventually(|| {
+            let left = child.running.survivors();
+            left.iter().filter(|left| left.comm == "sleep").count() == 2
+        })
+        .await;
+        child.signal(kmonitor_supervisor::Signal::TERM);
         child.empty().await;
     }
     eventually(|| zombies().is_empty()).await;

@@ -18,8 +18,9 @@ use kmonitor_supervisor::spec::{
 use kmonitor_supervisor::{OutputRing, Signal};
 use tokio::sync::mpsc;
 
-/// Longer than anything here takes, so that what hangs fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than anything here takes, also where every look at the process table waits for
+/// a busy machine, so that only what hangs fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Child {
     pub(crate) running: Box<dyn Running>,
@@ -236,12 +237,55 @@ pub(crate) fn zombies() -> Vec<i32> {
 }
 
 /// Waits for what the system will do without telling us.
-pub(crate) async fn eventually(mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < until, "it did not come about");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+#[track_caller]
+pub(crate) fn eventually(holds: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    eventually_within(PATIENCE, holds)
+}
+
+#[track_caller]
+pub(crate) fn eventually_within(
+    patience: Duration,
+    mut holds: impl FnMut() -> bool,
+) -> impl Future<Output = ()> {
+    let place = std::panic::Location::caller();
+    async move {
+        let until = Instant::now() + patience;
+        while !holds() {
+            assert!(Instant::now() < until, "it did not come about: {place}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
+}
+
+/// Whether this is the process that one test has for itself.
+///
+/// What is counted of a whole process (its zombies, its descriptors, its wake-ups) and
+/// what belongs to one (to be a subreaper) is everybody's where tests run beside each
+/// other. So such a test begins with
+/// `if !alone("module::test") { return; }`: then it is run again, by itself, and fails
+/// here if it fails there.
+pub(crate) fn alone(test: &str) -> bool {
+    const WORD: &str = "KMONITOR_TEST_ALONE";
+    if std::env::var(WORD).is_ok_and(|word| word == test) {
+        println!("alone: {test}");
+        return true;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            test,
+            "--include-ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env(WORD, test)
+        .output()
+        .unwrap();
+    let [text, errors] = [&output.stdout, &output.stderr].map(|t| String::from_utf8_lossy(t));
+    println!("{text}{errors}");
+    let was_run = text.contains(&format!("alone: {test}"));
+    assert!(output.status.success() && was_run, "see above");
+    false
 }
 
 pub(crate) fn alive(pid: i32) -> bool {

@@ -10,7 +10,7 @@ use super::capture::{Awaited, Capture, Ends};
 use super::census::{Census, Expected, Line};
 use super::cgroup::{self, Cgroup};
 use super::leader::{Ending, Leader};
-use super::orphans::Orphans;
+use super::orphans::{self, Orphans};
 use super::ready::{self, Waiting};
 use super::running::Shared;
 use super::scope::{Marks, Scope, Tree};
@@ -18,11 +18,13 @@ use super::spawn::{Surroundings, spawn};
 use super::state::{Pipe, Record, RecordFile, StateDir, file_name};
 use super::{Inner, MARK, adopt, leftover, procfs};
 use crate::backend::{Launch, Origin, Report, Reports, StartError};
-use crate::spec::{CommandSpec, KillScope, Output, Readiness};
+use crate::spec::{Adopt, CommandSpec, KillScope, Output, Readiness};
 
 /// An incarnation that exists.
 struct Begun {
     leader: Arc<Leader>,
+    /// Of one that we forked.
+    registered: Option<orphans::Registered>,
     ending: Ending,
     origin: Origin,
     scope: Arc<Scope>,
@@ -54,6 +56,7 @@ async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, shared: Arc<Sh
     };
     let Begun {
         leader,
+        registered,
         ending,
         origin,
         scope,
@@ -110,8 +113,10 @@ async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, shared: Arc<Sh
         () = &mut killing => {}
     }
     shared.end();
-    if let Some(orphans) = inner.orphans.get().filter(|_| leader.ours) {
-        orphans.remove(leader.identity.pid);
+    // Before anybody may reap it, the sweeping of orphans too.
+    leader.retire();
+    if let Some(registered) = registered {
+        registered.end();
     }
     leader.reap();
     if let Some(capture) = capture {
@@ -147,8 +152,8 @@ async fn obtain(inner: &Inner, launch: &Launch, shared: &Shared) -> Result<Begun
     let adopt = spec.adopt.as_ref();
     // The first time, or each time if nothing else is to be had.
     if let Some(adopt) = adopt.filter(|_| launch.generation == 1 || spec.command.is_none()) {
-        match adopt::find(adopt) {
-            Ok(pidfd) => return adopted(inner, launch, Leader::new(pidfd, false)).await,
+        match find(inner, path, adopt) {
+            Ok(leader) => return adopted(inner, launch, leader).await,
             Err(why) if spec.command.is_none() => return Err(StartError::Adopt(why)),
             Err(why) => {
                 tracing::info!(child = %launch.path, %why, "nobody to adopt: it is started");
@@ -159,6 +164,20 @@ async fn obtain(inner: &Inner, launch: &Launch, shared: &Shared) -> Result<Begun
         Some(command) => start(inner, launch, command, shared).await,
         None => Err(StartError::Adopt("there is nothing to start".to_owned())),
     }
+}
+
+/// Whom a specification names, if that is the same process as before.
+fn find(inner: &Inner, path: &str, adopt: &Adopt) -> Result<Leader, String> {
+    let leader = Leader::new(adopt::find(adopt)?, false);
+    // By inode and by file it is checked already.
+    if let Adopt::Pid(pid) = adopt
+        && !inner.still_names(path, leader.identity)
+    {
+        return Err(format!(
+            "process {pid} is not the one that had this pid when it was first adopted"
+        ));
+    }
+    Ok(leader)
 }
 
 /// Takes over what a former run started or adopted.
@@ -172,6 +191,11 @@ async fn recover(
     let path = launch.path.as_str();
     let failed = |error: std::io::Error| StartError::Other(format!("cannot recover it: {error}"));
     let leader = Arc::new(leader);
+    // A child of this very program, by an earlier backend: its orphans come to us too.
+    let registered = leader.ours.then(|| {
+        let variable = format!("{MARK}={}", record.marker);
+        orphans::Expected::new().started(leader.identity.pid, &variable)
+    });
     let ending = leader.ending(inner.hub.as_ref()).await;
     let scope = leftover::scope_of(inner, record, &leader)
         .await
@@ -195,6 +219,7 @@ async fn recover(
         .map_err(failed)?;
     Ok(Begun {
         leader,
+        registered,
         ending,
         origin: Origin::Recovered,
         scope: Arc::new(scope),
@@ -254,6 +279,7 @@ async fn adopted(inner: &Inner, launch: &Launch, leader: Leader) -> Result<Begun
     };
     Ok(Begun {
         leader,
+        registered: None,
         ending,
         origin: Origin::Adopted,
         scope: Arc::new(scope),
@@ -343,19 +369,18 @@ async fn attempt(
         KillScope::Tree => inner.census().await,
         _ => None,
     };
-    // What came to us as a subreaper must be reaped, whoever's it is.
     let orphans = match (scope, &census) {
         (KillScope::Tree, None) => inner.orphans().await,
-        _ => inner.orphans.get(),
+        _ => None,
     };
     let permit = inner.spawns.acquire().await;
     if shared.is_killed() {
         return Err(StartError::Cancelled);
     }
     let expected = census.as_ref().map(Census::expect_child);
-    if let Some(orphans) = orphans {
-        orphans.expect();
-    }
+    // Whatever its scope: another child's, or another backend's, may have made us a
+    // subreaper, and what comes to us must be reaped.
+    let registering = orphans::Expected::new();
     let mut prepared = Prepared::default();
     let surroundings = prepare(inner, launch, scope, mark, &mut prepared);
     let spawned = match surroundings {
@@ -370,10 +395,6 @@ async fn attempt(
         Err(error) => Err(error),
     };
     drop(permit);
-    if let Some(orphans) = orphans {
-        let pid = spawned.as_ref().ok().map(|pidfd| pidfd.pid());
-        orphans.add(pid, &variable);
-    }
     let leader = match spawned {
         Ok(pidfd) => Arc::new(Leader::new(pidfd, true)),
         Err(error) => {
@@ -381,6 +402,7 @@ async fn attempt(
             return Err(error);
         }
     };
+    let registered = registering.started(leader.identity.pid, &variable);
     match follow(
         launch,
         scope,
@@ -392,7 +414,10 @@ async fn attempt(
     )
     .await
     {
-        Ok(begun) => Ok(begun),
+        Ok(begun) => Ok(Begun {
+            registered: Some(registered),
+            ..begun
+        }),
         Err(error) => {
             // It runs, and cannot be supervised: for want of descriptors, mostly.
             let _ = leader.signal(crate::Signal::KILL);
@@ -529,6 +554,7 @@ async fn follow(
         .transpose()?;
     Ok(Begun {
         leader: Arc::clone(leader),
+        registered: None,
         ending: Ending::Waited,
         origin: Origin::Spawned,
         scope: Arc::new(scope),

@@ -1,11 +1,12 @@
 //! A child's own process: its end, and who reaps it.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kmonitor_event::{Status, UnknownReason};
 use kmonitor_hub::Hub;
 use kmonitor_pidfd::{Pidfd, Readiness};
+use rustix::process::{Signal as NamedSignal, kill_process_group};
 
 use super::census::reap;
 use super::identity::Identity;
@@ -24,6 +25,9 @@ pub(super) struct Leader {
     /// Whether it was another's child when it was adopted. One that was ours then is
     /// the application's to reap.
     stranger: bool,
+    /// Its numbers (pid, group) are its own no longer. Kept under a lock, so that who
+    /// uses one is done before that.
+    retired: Mutex<bool>,
 }
 
 /// By what means the end is learnt.
@@ -46,7 +50,28 @@ impl Leader {
             pidfd,
             ours,
             stranger: parent.is_some_and(|parent| parent != procfs::own_pid()),
+            retired: Mutex::new(false),
         }
+    }
+
+    /// Sends a signal to its group, by the group's number: at once to all members.
+    /// Nothing, once it is retired.
+    pub(super) fn signal_group(&self, signal: NamedSignal) -> io::Result<()> {
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let group = rustix::process::Pid::from_raw(self.identity.pid.as_raw());
+        match group.filter(|_| !*retired) {
+            Some(group) => match kill_process_group(group, signal) {
+                Err(errno) if errno != rustix::io::Errno::SRCH => Err(errno.into()),
+                _ => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// From now on its numbers are not used: it is about to be reaped. A round of
+    /// killing goes on in its thread when nobody waits for it any more.
+    pub(super) fn retire(&self) {
+        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -114,6 +139,7 @@ impl Leader {
         // One that was adopted as another's child and came to us when that one died:
         // nobody else will.
         if self.ours || self.stranger {
+            self.retire();
             reap(&self.pidfd);
         }
     }
@@ -141,5 +167,33 @@ pub(super) async fn ended(pidfd: &Arc<Pidfd>) -> io::Result<()> {
             return Ok(());
         }
         ready.clear_ready();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+
+    use kmonitor_event::Pid;
+
+    use super::*;
+
+    /// A round of killing can still be under way, in a thread of the runtime's, when
+    /// the scope is found empty and the leader is reaped: its group's number may be
+    /// another's by then.
+    #[test]
+    fn a_groups_number_is_not_used_once_its_leader_is_retired() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let pid = Pid::try_from(child.id()).unwrap();
+        let leader = Leader::new(Arc::new(Pidfd::open(pid).unwrap()), true);
+        leader.retire();
+        leader.signal_group(NamedSignal::KILL).unwrap();
+        // Of two that are pending SIGKILL is the one that ends it.
+        leader.signal(Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(15));
     }
 }

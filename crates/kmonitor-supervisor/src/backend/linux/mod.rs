@@ -36,18 +36,20 @@ mod spawn;
 mod state;
 mod subreaper;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use kmonitor_event::EventMask;
+use kmonitor_event::{EventMask, Pid};
 use kmonitor_hub::Hub;
 use tokio::sync::{OnceCell, Semaphore};
 
 use self::census::Census;
 use self::cgroup::CgroupBase;
+use self::identity::Identity;
 use self::orphans::Orphans;
 use self::running::{LinuxRunning, Shared};
 use self::state::{Record, StateDir};
@@ -106,6 +108,9 @@ struct Inner {
     run: String,
     /// What a former run left, and this one has not started.
     left: Mutex<Vec<Record>>,
+    /// Whom a child's bare pid named when it was first used: as many as children that
+    /// adopt by pid were declared.
+    named: Mutex<HashMap<(String, Pid), Identity>>,
 }
 
 impl LinuxBackend {
@@ -264,6 +269,7 @@ impl LinuxBackendBuilder {
                 counter: AtomicU64::new(0),
                 run,
                 left: Mutex::new(left),
+                named: Mutex::default(),
             }),
         }
     }
@@ -274,6 +280,17 @@ impl Inner {
     fn next_word(&self) -> String {
         let count = self.counter.fetch_add(1, Ordering::Relaxed);
         format!("{}-{count}", self.run)
+    }
+
+    /// Whether a pid that a child's specification names is still the process that it
+    /// was when it was first used. A later incarnation, of a supervisor that was
+    /// restarted too, must not take the pid's next owner for it.
+    fn still_names(&self, path: &str, process: Identity) -> bool {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = *named
+            .entry((path.to_owned(), process.pid))
+            .or_insert(process);
+        first == process
     }
 
     /// Takes away from what is left what is started now.

@@ -171,8 +171,9 @@ pub(super) fn own_children() -> Vec<i32> {
 }
 
 /// Some processes and all that descend from them, by lists of children: the cost is
-/// that of those found, however many others there are.
-pub(super) fn descending_from(roots: impl IntoIterator<Item = i32>) -> Vec<Stat> {
+/// that of those found, however many others there are. `None` where the kernel has no
+/// such lists.
+pub(super) fn descending_from(roots: impl IntoIterator<Item = i32>) -> Option<Vec<Stat>> {
     let mut seen = HashSet::new();
     let mut found = Vec::new();
     let mut todo: Vec<i32> = roots.into_iter().collect();
@@ -181,9 +182,14 @@ pub(super) fn descending_from(roots: impl IntoIterator<Item = i32>) -> Vec<Stat>
             continue;
         }
         found.extend(stat(pid));
-        todo.extend(children(pid).unwrap_or_default());
+        match children(pid) {
+            Some(children) => todo.extend(children),
+            // It is gone, and its children are another's.
+            None if stat(pid).is_none() => {}
+            None => return None,
+        }
     }
-    found
+    Some(found)
 }
 
 pub(super) fn own_pid() -> i32 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::select_all;
 use kmonitor_pidfd::{Pidfd, Readiness};
-use rustix::process::{Signal as NamedSignal, kill_process_group};
+use rustix::process::Signal as NamedSignal;
 
 use super::census::{Census, Line, reap};
 use super::cgroup::Cgroup;
@@ -69,17 +69,16 @@ impl Marks {
     /// Missed is who left the session, lost its parents *and* cleared its
     /// environment.
     pub(super) fn members(&self) -> Vec<Stat> {
-        let near = self.near();
-        if near.is_empty() {
-            procfs::certainly(|| self.anywhere())
-        } else {
-            near
+        match self.near() {
+            Some(near) if !near.is_empty() => near,
+            _ => procfs::certainly(|| self.anywhere()),
         }
     }
 
     /// Those that are found by lists of children: what descends from the root, and
-    /// from orphans that came to us. The lists are quick and not always whole.
-    fn near(&self) -> Vec<Stat> {
+    /// from orphans that came to us. The lists are quick and not always whole; `None`
+    /// where there are none.
+    fn near(&self) -> Option<Vec<Stat>> {
         let root = self.root.pid.as_raw();
         let orphans = procfs::own_children().into_iter().filter(|pid| {
             *pid != root && procfs::stat(*pid).is_some_and(|stat| self.is_root(&stat))
@@ -87,7 +86,7 @@ impl Marks {
         let has_root =
             !self.rootless && procfs::stat(root).is_some_and(|stat| stat.start == self.root.start);
         let roots = orphans.chain(has_root.then_some(root));
-        Self::living(procfs::descending_from(roots))
+        procfs::descending_from(roots).map(Self::living)
     }
 
     /// All, by reading the whole process table.
@@ -163,13 +162,7 @@ impl Scope {
             Self::Leader => leader.signal(signal),
             // At once to all: a fork that is under way begins anew, and finds it.
             Self::Group if leader.ours => match NamedSignal::from_named_raw(signal.as_raw()) {
-                Some(named) => {
-                    let pid = rustix::process::Pid::from_raw(leader.identity.pid.as_raw());
-                    match pid.map(|pid| kill_process_group(pid, named)) {
-                        Some(Err(errno)) if errno != rustix::io::Errno::SRCH => Err(errno.into()),
-                        _ => Ok(()),
-                    }
-                }
+                Some(named) => leader.signal_group(named),
                 None => self.signal_each(leader, signal),
             },
             _ => self.signal_each(leader, signal),
@@ -261,7 +254,14 @@ impl Scope {
             if members.is_empty() {
                 return;
             }
-            wait_for_one(&members).await;
+            match &**self {
+                // Nothing tells that somebody went to another group, and lives on there.
+                Self::Group => tokio::select! {
+                    () = wait_for_one(&members) => {}
+                    () = left_its_group(&members) => {}
+                },
+                _ => wait_for_one(&members).await,
+            }
         }
     }
 
@@ -314,6 +314,23 @@ fn group_members(leader: &Leader) -> Vec<Stat> {
     match leader.pidfd.readiness() {
         Ok(Readiness::Reaped) => Vec::new(),
         _ => members,
+    }
+}
+
+/// Waits until one of some processes is in another group than it was, or is gone. It
+/// looks again and again, more and more seldom: only while somebody outlives a leader.
+async fn left_its_group(members: &[Stat]) {
+    let stays = |member: &Stat| {
+        procfs::stat(member.pid)
+            .is_some_and(|now| now.start == member.start && now.group == member.group)
+    };
+    let mut pause = KILL_PAUSE_MIN;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(KILL_PAUSE_MAX);
+        if !members.iter().all(stays) {
+            return;
+        }
     }
 }
 

@@ -24,6 +24,11 @@ impl Subreaper {
         wanted.0 += 1;
         Ok(Self(()))
     }
+
+    /// Whether any backend of this program is one.
+    pub(super) fn is_active() -> bool {
+        WANTED.lock().unwrap_or_else(PoisonError::into_inner).0 > 0
+    }
 }
 
 impl Drop for Subreaper {
