@@ -1,6 +1,11 @@
 //! A real build, traced by `kmonitor` and, inside of that, by strace, which stops every
 //! process at every step and so cannot miss one: both must have seen the same.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
 mod common;
 
 use std::collections::BTreeMap;
