@@ -98,7 +98,6 @@ impl Core {
                 }
             }
             Input::Report(about, told) => self.report(about, told, now, actions),
-            Input::Survivors(about, survivors) => self.give_up(about, survivors, actions),
             Input::Request(id, request) => self.request(id, request, now, actions),
             Input::Shutdown {
                 now: at_once,

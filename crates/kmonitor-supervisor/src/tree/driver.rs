@@ -164,15 +164,12 @@ impl Driver {
     }
 
     fn step(&mut self, input: Input) {
-        let mut inputs = vec![input];
         let mut actions = Vec::new();
-        while let Some(input) = inputs.pop() {
-            self.core.step(input, self.board.now(), &mut actions);
-            if self.core.is_ending() && self.ending_since.is_none() {
-                self.ending_since = Some(self.board.now());
-            }
-            self.carry_out(&mut actions, &mut inputs);
+        self.core.step(input, self.board.now(), &mut actions);
+        if self.core.is_ending() && self.ending_since.is_none() {
+            self.ending_since = Some(self.board.now());
         }
+        self.carry_out(actions);
     }
 
     /// Carries out a request, or passes it on to a supervisor below.

@@ -22,6 +22,7 @@ mod capture;
 mod census;
 mod cgroup;
 mod child;
+mod claims;
 mod identity;
 mod incarnation;
 mod leader;
@@ -46,10 +47,11 @@ use kmonitor_event::EventMask;
 use kmonitor_hub::Hub;
 use tokio::sync::{OnceCell, Semaphore};
 
+use self::adopt::Meant;
 use self::census::Census;
 use self::cgroup::CgroupBase;
+use self::claims::Claims;
 use self::orphans::Orphans;
-use self::running::{LinuxRunning, Shared};
 use self::state::{Record, StateDir};
 use self::subreaper::Subreaper;
 use super::{Backend, Launch, Reports, Running};
@@ -106,6 +108,8 @@ struct Inner {
     run: String,
     /// What a former run left, and this one has not started.
     left: Mutex<Vec<Record>>,
+    meant: Meant,
+    claims: Claims,
 }
 
 impl LinuxBackend {
@@ -135,14 +139,9 @@ impl LinuxBackend {
 impl Backend for LinuxBackend {
     /// Within a tokio runtime with I/O and time; without one it fails.
     fn start(&self, launch: Launch, reports: Reports) -> Box<dyn Running> {
-        let shared = Arc::new(Shared::default());
-        incarnation::begin(
-            Arc::clone(&self.inner),
-            launch,
-            reports,
-            Arc::clone(&shared),
-        );
-        Box::new(LinuxRunning(shared))
+        let (running, asked) = running::handle();
+        incarnation::begin(Arc::clone(&self.inner), launch, reports, asked);
+        Box::new(running)
     }
 }
 
@@ -217,11 +216,19 @@ impl LinuxBackendBuilder {
     /// # Cancel safety
     /// If dropped before it is ready, nothing stays open.
     pub async fn build(self) -> Result<LinuxBackend, StateError> {
-        let state = match &self.state_dir {
-            Some(dir) => Some(StateDir::open(dir, self.lock_patience).await?),
-            None => None,
+        let (state, left) = match &self.state_dir {
+            Some(dir) => {
+                let state = StateDir::open(dir, self.lock_patience).await?;
+                let left = state.records()?;
+                (Some(state), left)
+            }
+            None => (None, Vec::new()),
         };
-        let backend = self.assemble(state);
+        let patience = self.lock_patience;
+        let backend = self.assemble(state, left);
+        if let (Ok(base), Some(_)) = (&backend.inner.cgroups, &backend.inner.state) {
+            base.lock(patience).await?;
+        }
         backend.inner.clear_unnamed_cgroups();
         if backend.inner.reap_all {
             backend.inner.orphans().await;
@@ -233,24 +240,20 @@ impl LinuxBackendBuilder {
 impl LinuxBackendBuilder {
     /// For who gave no state directory, so that nothing can fail.
     pub(crate) fn build_without_state(self) -> LinuxBackend {
-        self.assemble(None)
+        self.assemble(None, Vec::new())
     }
 
-    fn assemble(self, state: Option<StateDir>) -> LinuxBackend {
+    fn assemble(self, state: Option<StateDir>, left: Vec<Record>) -> LinuxBackend {
         let run = this_run();
         let base = match &state {
             // The same for the next run, which finds there what this one left.
-            Some(state) => {
-                let path = state.dir().as_os_str().as_encoded_bytes();
-                format!("kmonitor-{:016x}", state::hash(path))
-            }
+            Some(state) => state.base_name(),
             None => format!("kmonitor-{run}"),
         };
         let cgroups = CgroupBase::create(self.cgroup.as_deref(), &base);
         if let Err(why) = &cgroups {
             tracing::info!(%why, "no cgroups for children");
         }
-        let left = state.as_ref().map(StateDir::records).unwrap_or_default();
         LinuxBackend {
             inner: Arc::new(Inner {
                 hub: self.hub,
@@ -264,6 +267,8 @@ impl LinuxBackendBuilder {
                 counter: AtomicU64::new(0),
                 run,
                 left: Mutex::new(left),
+                meant: Meant::default(),
+                claims: Claims::default(),
             }),
         }
     }

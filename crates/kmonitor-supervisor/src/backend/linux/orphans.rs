@@ -17,6 +17,7 @@ use kmonitor_event::Pid;
 use kmonitor_pidfd::Pidfd;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::MARK;
 use super::census::reap;
 use super::procfs::{self, Stat};
 use super::subreaper::Subreaper;
@@ -60,10 +61,10 @@ impl Expected {
     }
 
     /// It was, and its orphans are reaped from now on.
-    pub(super) fn started(self, leader: Pid, variable: &str) -> Registered {
+    pub(super) fn started(self, leader: Pid, word: &str) -> Registered {
         let undecided = {
             let mut known = known();
-            known.leaders.insert(leader.as_raw(), variable.to_owned());
+            known.leaders.insert(leader.as_raw(), word.to_owned());
             std::mem::take(&mut known.undecided)
         };
         drop(self);
@@ -183,7 +184,7 @@ fn sweep(all: bool) -> bool {
 
 impl Known {
     fn is_marked(&self, pid: i32) -> bool {
-        let mut variables = self.leaders.values();
-        variables.any(|variable| procfs::has_variable(pid, variable.as_bytes()))
+        let words = procfs::words(pid, MARK).unwrap_or_default();
+        self.leaders.values().any(|word| words.contains(word))
     }
 }
