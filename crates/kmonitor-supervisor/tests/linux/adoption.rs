@@ -192,3 +192,55 @@ async fn an_adopted_process_is_recovered() {
     assert_eq!(child.exited().await.code(), Some(7));
     child.empty().await;
 }
+
+/// The supervisor of an adopted child is restarted, and its generations begin anew:
+/// the pid may be another's by then.
+#[tokio::test]
+#[ignore = "needs root, to ask for a pid"]
+async fn a_pid_that_changed_hands_is_not_adopted_again() {
+    let backend = plain().await;
+    // Somebody else may get the pid, and keep it.
+    for _ in 0..20 {
+        let mut own = sleeper();
+        let pid = Pid::try_from(own.id()).unwrap();
+        let spec = ProcessSpec::adopt(Adopt::Pid(pid));
+        let mut child = start(&backend, "c", spec.clone(), KillScope::Leader);
+        assert_eq!(child.started().await.process.pid, pid);
+        child.ready().await;
+        own.kill().unwrap();
+        child.exited().await;
+        child.empty().await;
+        own.wait().unwrap();
+        let Some(mut next) = next_owner(pid) else {
+            continue;
+        };
+        let mut child = start(&backend, "c", spec, KillScope::Leader);
+        let error = child.failed().await.to_string();
+        assert!(error.contains("not the one"), "{error}");
+        assert!(next.try_wait().unwrap().is_none());
+        next.kill().unwrap();
+        next.wait().unwrap();
+        return;
+    }
+    panic!("no pid was to be had twice");
+}
+
+fn sleeper() -> std::process::Child {
+    let mut sleep = std::process::Command::new("sleep");
+    sleep.arg("1000").spawn().unwrap()
+}
+
+/// A process with this pid: the kernel counts on from what is written there.
+fn next_owner(pid: Pid) -> Option<std::process::Child> {
+    for _ in 0..50 {
+        let before = (pid.as_raw() - 1).to_string();
+        std::fs::write("/proc/sys/kernel/ns_last_pid", before).unwrap();
+        let mut child = sleeper();
+        if i32::try_from(child.id()).unwrap() == pid.as_raw() {
+            return Some(child);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    None
+}

@@ -97,11 +97,17 @@ async fn orphans_of_children_are_reaped() {
     }
     let backend = plain().await;
     for _ in 0..20 {
-        let script = "(sleep 0.05 & setsid sleep 0.06 &) ; exit 3";
+        // They live until they have been seen: who has left the session and dies before
+        // that cannot be told from a child of the application's.
+        let script = "(sleep 1000 & setsid sleep 1000 &) ; exit 3";
         let mut child = start(&backend, "c", shell(script), KillScope::Tree);
         child.started().await;
         child.ready().await;
         assert_eq!(child.exited().await.code(), Some(3));
+        child
+            .has(|left| left.iter().filter(|one| one.comm == "sleep").count() == 2)
+            .await;
+        child.signal(kmonitor_supervisor::Signal::TERM);
         child.empty().await;
     }
     eventually(|| zombies().is_empty()).await;

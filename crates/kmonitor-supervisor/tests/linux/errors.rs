@@ -1,8 +1,11 @@
 //! What cannot be started says why, in words that name it, and leaves nothing.
 
+use std::sync::Arc;
+
 use kmonitor_supervisor::backend::StartError;
 use kmonitor_supervisor::backend::linux::{LinuxBackend, StateError};
-use kmonitor_supervisor::spec::{Adopt, KillScope, Output, ProcessSpec, Readiness};
+use kmonitor_supervisor::spec::{Adopt, Backoff, KillScope, Output, ProcessSpec, Readiness, Stop};
+use kmonitor_supervisor::{EventKind, Service, Supervisor};
 
 use crate::world::*;
 
@@ -180,6 +183,88 @@ async fn a_state_directory_that_cannot_be() {
     );
 }
 
+/// A tree with a child that is well, to which others are added that cannot be. Each
+/// says which it is and why, and the first goes on, as the same process.
+async fn the_rest_is_unharmed(backend: LinuxBackend, cases: Vec<(Service, &str)>) {
+    let well = Service::command("well", "sleep").arg("1000");
+    let tree = Supervisor::builder("site")
+        .child(well)
+        .start_on(Arc::new(backend))
+        .await
+        .unwrap();
+    let handle = tree.handle();
+    let before = handle.snapshot();
+    for (service, why) in cases {
+        let (_, mut events) = handle.subscribe();
+        let text = handle.add(service).await.unwrap_err().to_string();
+        assert!(text.contains("bad") && text.contains(why), "{text}");
+        assert_eq!(handle.snapshot().children.len(), 1);
+        // Nothing is told of the one that is well. The first is that of the tree.
+        let well = handle.child("well").unwrap().status();
+        assert!(well.is_ready() && well.restarts == 0);
+        assert_eq!(well.process, before.children[0].process);
+        let done = async {
+            while let Some(event) = events.recv().await {
+                assert_ne!(event.path.name(), "well", "{event}");
+                if matches!(event.kind, EventKind::Removed) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, done).await.unwrap();
+    }
+    let report = tree.shutdown().await;
+    assert!(report.is_clean(), "{report:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_harms_nobody_else() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let no_cgroup = tempfile::tempdir().unwrap();
+    let backend = LinuxBackend::builder().cgroup(no_cgroup.path());
+    let backend = backend.build().await.unwrap();
+    let sleep = || Service::command("bad", "sleep").arg("1000");
+    let cgroup = Stop::default().scope(KillScope::Cgroup);
+    let cases = vec![
+        (Service::command("bad", "/nowhere/program"), "No such file"),
+        (
+            sleep().ready(Readiness::Tcp(address), PATIENCE),
+            "is in use",
+        ),
+        (sleep().stop(cgroup), "is not a cgroup"),
+        (
+            sleep().current_dir("/nowhere"),
+            "/nowhere cannot be entered",
+        ),
+        (
+            Service::adopt("bad", Adopt::PidFile("/nowhere/x.pid".into())),
+            "/nowhere/x.pid",
+        ),
+        // Nothing is started of a specification that makes no sense.
+        (
+            sleep().backoff(Backoff::constant(PATIENCE).jitter(7.0)),
+            "jitter",
+        ),
+    ];
+    for (service, why) in cases.iter().take(5) {
+        // As a first child it takes the tree along, and says the same.
+        let tree = Supervisor::builder("site").child(service.clone());
+        let error = tree.start_on(Arc::new(backend.clone())).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("bad") && text.contains(why), "{text}");
+    }
+    let (nonsense, _) = &cases[5];
+    let error = Supervisor::builder("site")
+        .child(nonsense.clone())
+        .schedule()
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("bad") && error.contains("jitter"), "{error}");
+    let cases = cases.into_iter().take(5).collect();
+    the_rest_is_unharmed(backend, cases).await;
+}
+
 /// As nobody: no user may be changed to, and no cgroup made. In a process of its own,
 /// because a user is a process's.
 #[test]
@@ -245,5 +330,15 @@ async fn nobodys_part() {
     child.ready().await;
     assert_eq!(child.exited().await.code(), Some(3));
     child.empty().await;
+    let cgroup = Stop::default().scope(KillScope::Cgroup);
+    let sleep = Service::command("bad", "sleep").arg("1000");
+    the_rest_is_unharmed(
+        backend,
+        vec![
+            (sleep.clone().stop(cgroup), "Permission denied"),
+            (sleep.user(0, 0), "cannot become user 0"),
+        ],
+    )
+    .await;
     println!("nobody saw it all");
 }

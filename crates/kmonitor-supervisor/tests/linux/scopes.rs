@@ -125,6 +125,31 @@ async fn cgroup() {
     nothing_is_left(&backend, KillScope::Cgroup, BOMB, false).await;
 }
 
+/// The same beside a connector, which follows the same processes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, a writable cgroup v2 and the proc connector"]
+async fn cgroup_beside_the_connector() {
+    if !alone("scopes::cgroup_beside_the_connector") {
+        return;
+    }
+    let backend = with_connector().await;
+    // So that the connector is listened to.
+    let mut tree = start(&backend, "t", shell("sleep 1000"), KillScope::Tree);
+    tree.started().await;
+    tree.ready().await;
+    all_of_them(&backend, KillScope::Cgroup).await;
+    nothing_is_left(
+        &backend,
+        KillScope::Cgroup,
+        DAEMON_WITHOUT_ENVIRONMENT,
+        true,
+    )
+    .await;
+    tree.running.kill();
+    tree.exited().await;
+    tree.empty().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and the proc connector"]
 async fn tree_by_the_connector() {

@@ -248,10 +248,18 @@ pub(crate) fn zombies() -> Vec<i32> {
 
 /// Waits for what the system will do without telling us.
 #[track_caller]
-pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> impl Future<Output = ()> {
+pub(crate) fn eventually(holds: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    eventually_within(PATIENCE, holds)
+}
+
+#[track_caller]
+pub(crate) fn eventually_within(
+    patience: Duration,
+    mut holds: impl FnMut() -> bool,
+) -> impl Future<Output = ()> {
     let place = std::panic::Location::caller();
     async move {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience;
         while !holds() {
             assert!(Instant::now() < until, "it did not come about: {place}");
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -273,7 +281,13 @@ pub(crate) fn alone(test: &str) -> bool {
         return true;
     }
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--include-ignored", "--nocapture"])
+        .args([
+            "--exact",
+            test,
+            "--include-ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .env(WORD, test)
         .output()
         .unwrap();

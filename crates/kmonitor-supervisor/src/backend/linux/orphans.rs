@@ -3,9 +3,10 @@
 //!
 //! Only what is certainly not the application's own child is reaped: who is in the
 //! session of a child we started (nobody can join one from outside), or was seen
-//! alive with the mark of one. A process that left its session, cleared its
-//! environment, was handed to us and died before we looked stays a zombie, unless we
-//! were told that all children are ours.
+//! alive with the mark of one. A process that left its session, was
+//! handed to us and died before we looked (or had cleared its environment) stays a
+//! zombie, unless we were told that all children are ours: nothing tells it from a child
+//! of the application's.
 //!
 //! Being a subreaper is a property of the whole program, so what is known here is too:
 //! one backend that follows trees brings us the orphans of all others.
