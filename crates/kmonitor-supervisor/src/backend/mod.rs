@@ -78,7 +78,8 @@ pub struct Launch {
     /// The child's place in the tree. At most one incarnation of a path is alive on a
     /// backend: a start waits until nothing is left of the former.
     pub path: ChildPath,
-    /// Which incarnation this is: 1 for the first in this run of the supervisor.
+    /// Which incarnation this is: 1 for the first in this tree. A supervisor that is
+    /// restarted goes on counting.
     pub generation: u64,
     /// What it is.
     pub spec: Arc<ProcessSpec>,

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::spec::{ChildName, KillScope};
-use crate::words::{Cause, ControlError, End, EventKind};
+use crate::words::{Cause, ControlError, End, Ending, EventKind};
 pub(crate) use child::{Child, Goal, Run};
 pub(crate) use input::{Action, ChildId, Input, NewChild, Policy, Request, RequestId, Rules, Told};
 pub(crate) use waits::plain_wait;
@@ -81,6 +81,15 @@ impl Core {
             core.push_child(child);
         }
         core
+    }
+
+    /// A child goes on counting where it was in a former run of this supervisor.
+    pub(crate) fn resume(&mut self, id: ChildId, generation: u64, ended: Option<(u64, Ending)>) {
+        if let Some(index) = self.index_of(id) {
+            let child = &mut self.children[index];
+            child.generation = generation;
+            child.ended = ended;
+        }
     }
 
     fn push_child(&mut self, new: NewChild) -> usize {

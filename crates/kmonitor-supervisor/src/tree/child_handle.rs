@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::board::Seen;
+use super::board::{EntryId, Seen};
 use super::builder::SupervisorBuilder;
-use super::command::{Requested, Verb};
+use super::command::{Meant, Requested, Verb};
 use super::handle::Handle;
 use super::plan::ChildSpec;
 use crate::Signal;
@@ -18,13 +18,15 @@ use crate::words::{ChildStatus, Ending, Gone};
 /// One child of a tree. Cheap to clone.
 ///
 /// It stays the same child over restarts, and those of its supervisor. Once the child
-/// has been removed it tells of the past only, even if another one of its name is added.
+/// has been removed it tells of the past only, and what is asked of it is refused as
+/// [`NoSuchChild`](crate::ControlError::NoSuchChild), even if another one of its name is added.
 #[derive(Debug, Clone)]
 pub struct ChildHandle {
     tree: Handle,
     /// From the tree's supervisor on.
     names: Vec<String>,
     path: ChildPath,
+    id: EntryId,
     seen: watch::Receiver<Seen>,
 }
 
@@ -33,12 +35,14 @@ impl ChildHandle {
         tree: Handle,
         names: Vec<String>,
         path: ChildPath,
+        id: EntryId,
         seen: watch::Receiver<Seen>,
     ) -> Self {
         Self {
             tree,
             names,
             path,
+            id,
             seen,
         }
     }
@@ -53,9 +57,9 @@ impl ChildHandle {
         Arc::clone(&self.seen.borrow().status)
     }
 
-    /// Its last lines of output.
+    /// Its last lines of output; none, once it has been removed.
     pub fn output(&self) -> OutputSnapshot {
-        let ring = self.tree.board.output(&self.path);
+        let ring = self.tree.board.output(&self.path, self.id);
         ring.map(|ring| ring.snapshot()).unwrap_or_default()
     }
 
@@ -77,26 +81,29 @@ impl ChildHandle {
         }
     }
 
-    /// Waits until the incarnation that it is in has ended, and tells how; if it has,
-    /// resolves at once. Who is up again meanwhile has ended all the same.
+    /// Waits until the incarnation that it is in when this is called has ended, and
+    /// tells how; if it has, resolves at once. Who is up again meanwhile has ended all
+    /// the same.
     ///
     /// # Errors
     /// It was removed, or the tree has ended, before it ended.
     ///
     /// # Cancel safety
     /// Can be dropped and called again; called again it means the incarnation of then.
-    pub async fn exited(&self) -> Result<Ending, Gone> {
+    pub fn exited(&self) -> impl Future<Output = Result<Ending, Gone>> + Send + use<> {
         let mut seen = self.seen.clone();
         let generation = seen.borrow().status.generation.max(1);
-        let end = |seen: &Seen| match &seen.status.ended {
-            Some((of, ending)) if *of >= generation => Some(ending.clone()),
-            _ => None,
-        };
-        let last = seen
-            .wait_for(|seen| seen.gone || end(seen).is_some())
-            .await
-            .map_err(|_| Gone)?;
-        end(&last).ok_or(Gone)
+        async move {
+            let end = |seen: &Seen| match &seen.status.ended {
+                Some((of, ending)) if *of >= generation => Some(ending.clone()),
+                _ => None,
+            };
+            let last = seen
+                .wait_for(|seen| seen.gone || end(seen).is_some())
+                .await
+                .map_err(|_| Gone)?;
+            end(&last).ok_or(Gone)
+        }
     }
 
     /// Starts it, if it is down; at once, if it waits for its restart. Resolves when it
@@ -136,17 +143,27 @@ impl ChildHandle {
 
     /// If it is a supervisor: adds a child to it. See [`Handle::add`].
     pub fn add(&self, child: impl Into<ChildSpec>) -> Requested {
-        self.tree.add_at(self.names.clone(), &child.into())
+        self.tree
+            .add_at(self.names.clone(), Some(self.meant()), &child.into())
     }
 
     /// If it is a supervisor: takes over a new declaration of it. It holds until this
     /// supervisor is restarted by the one above, which has the declaration of before.
     /// See [`Handle::reload`].
     pub fn reload(&self, declaration: &SupervisorBuilder) -> Requested {
-        self.tree.reload_at(self.names.clone(), declaration)
+        self.tree
+            .reload_at(self.names.clone(), Some(self.meant()), declaration)
     }
 
     fn request(&self, verb: Verb) -> Requested {
-        self.tree.request(self.names.clone(), verb)
+        self.tree
+            .request(self.names.clone(), Some(self.meant()), verb)
+    }
+
+    fn meant(&self) -> Meant {
+        Meant {
+            path: self.path.clone(),
+            id: self.id,
+        }
     }
 }
