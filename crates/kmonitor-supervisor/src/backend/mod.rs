@@ -64,6 +64,7 @@ pub trait Running: Send + 'static {
 
 /// Whom a signal reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Reach {
     /// The child's own process.
     Leader,
@@ -127,6 +128,7 @@ impl Process {
 
 /// How a process came to be a child of the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Origin {
     /// We started it.
     Spawned,

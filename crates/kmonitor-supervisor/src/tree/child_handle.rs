@@ -108,40 +108,64 @@ impl ChildHandle {
 
     /// Starts it, if it is down; at once, if it waits for its restart. Resolves when it
     /// is ready. If it fails to start it stays down.
+    ///
+    /// # Errors
+    /// [`ControlError`](crate::ControlError): it did not start, a later request superseded this one, it outlived
+    /// its last stop, it was removed, or the supervisor ends.
     pub fn start(&self) -> Requested {
         self.request(Verb::Start)
     }
 
     /// Stops it, for good; this goes before a pending restart. Resolves when nothing
-    /// is left of it, or with an error that names who outlived being killed.
+    /// is left of it.
+    ///
+    /// # Errors
+    /// [`ControlError`](crate::ControlError): with the names of those that outlived being killed; it was removed, or
+    /// the supervisor has ended.
     pub fn stop(&self) -> Requested {
         self.request(Verb::Stop)
     }
 
     /// Stops it, if it runs, and starts it; its siblings are left alone, whatever the
     /// strategy. Resolves when it is ready again. If it fails to start it stays down.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start) and [`stop`](Self::stop).
     pub fn restart(&self) -> Requested {
         self.request(Verb::Restart)
     }
 
     /// Sends a signal to its own process. Resolves when it was sent. To a task or a
     /// supervisor in the tree any signal is the word to stop.
+    ///
+    /// # Errors
+    /// [`ControlError`](crate::ControlError): it does not run, what the system said, it was removed, or the
+    /// supervisor has ended.
     pub fn signal(&self, signal: Signal) -> Requested {
         self.request(Verb::Signal(signal, Reach::Leader))
     }
 
     /// Sends a signal to all in its scope.
+    ///
+    /// # Errors
+    /// As [`signal`](Self::signal); the others in the scope got it all the same.
     pub fn signal_all(&self, signal: Signal) -> Requested {
         self.request(Verb::Signal(signal, Reach::Scope))
     }
 
     /// Stops it and removes it. Resolves when it is gone; who outlives being killed
-    /// goes later, and that is told as an error.
+    /// goes later.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop).
     pub fn remove(&self) -> Requested {
         self.request(Verb::Remove)
     }
 
     /// If it is a supervisor: adds a child to it. See [`Handle::add`].
+    ///
+    /// # Errors
+    /// [`ControlError`](crate::ControlError): as [`Handle::add`], and if it is none, or does not run.
     pub fn add(&self, child: impl Into<ChildSpec>) -> Requested {
         self.tree
             .add_at(self.names.clone(), Some(self.meant()), &child.into())
@@ -150,6 +174,9 @@ impl ChildHandle {
     /// If it is a supervisor: takes over a new declaration of it. It holds until this
     /// supervisor is restarted by the one above, which has the declaration of before.
     /// See [`Handle::reload`].
+    ///
+    /// # Errors
+    /// [`ControlError`](crate::ControlError): as [`Handle::reload`], and if it is none, or does not run.
     pub fn reload(&self, declaration: &SupervisorBuilder) -> Requested {
         self.tree
             .reload_at(self.names.clone(), Some(self.meant()), declaration)

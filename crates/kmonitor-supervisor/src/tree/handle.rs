@@ -64,6 +64,10 @@ impl Handle {
 
     /// Adds a child, after all others, and starts it. Resolves when it is ready; if it
     /// does not start, it is stopped and not added.
+    ///
+    /// # Errors
+    /// [`ControlError`]: its declaration makes no sense, there is one of its name, it did
+    /// not start, or the supervisor ends.
     pub fn add(&self, child: impl Into<ChildSpec>) -> Requested {
         self.add_at(Vec::new(), None, &child.into())
     }
@@ -79,6 +83,10 @@ impl Handle {
     ///
     /// Resolves when all are ready or gone; the first failure is told, and whoever did
     /// not start is down.
+    ///
+    /// # Errors
+    /// [`ControlError`]: the declaration makes no sense, a child did not start or outlived
+    /// being killed, a later request superseded this one, or the supervisor ends.
     pub fn reload(&self, declaration: &SupervisorBuilder) -> Requested {
         self.reload_at(Vec::new(), None, declaration)
     }

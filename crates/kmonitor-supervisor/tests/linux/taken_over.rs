@@ -141,3 +141,48 @@ async fn a_directory_in_the_place_of_another_does_not_end_its_children() {
     child.exited().await;
     child.empty().await;
 }
+
+/// Where all children are ours to reap: a leader that a former run left is reaped when
+/// its record has been dealt with, and not before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_left_is_not_reaped_as_an_orphan() {
+    if !alone("taken_over::a_leader_that_was_left_is_not_reaped_as_an_orphan") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let pid = std::thread::spawn({
+        let state = state.clone();
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = { runtime }.enable_all().build().unwrap();
+            runtime.block_on(async {
+                let backend = with_state(&state).await;
+                let mut child = start(&backend, "c", shell("sleep 1000"), KillScope::Group);
+                let pid = child.started().await.process.pid;
+                child.ready().await;
+                pid
+            })
+        }
+    });
+    let pid = pid.join().unwrap();
+    let backend = LinuxBackend::builder()
+        .state_dir(&state)
+        .reap_all_children(true);
+    let backend = backend.build().await.unwrap();
+    let held = kmonitor_pidfd::Pidfd::open(pid).unwrap();
+    held.send_signal(9).unwrap();
+    // Whose end is told after that one's, and who is reaped.
+    for _ in 0..3 {
+        let other = Command::new("true").spawn().map(|child| child.id());
+        let other = format!("/proc/{}", other.unwrap());
+        eventually(|| !Path::new(&other).exists()).await;
+    }
+    assert_eq!(held.readiness().unwrap(), kmonitor_pidfd::Readiness::Zombie);
+    let mut child = start(&backend, "c", shell("exit 3"), KillScope::Group);
+    assert_eq!(child.started().await.origin, Origin::Spawned);
+    child.ready().await;
+    assert_eq!(child.exited().await.code(), Some(3));
+    child.empty().await;
+    eventually(|| zombies().is_empty()).await;
+}

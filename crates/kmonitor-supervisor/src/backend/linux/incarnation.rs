@@ -158,6 +158,7 @@ async fn obtain(
             .await
             .map_err(|why| StartError::Other(format!("cannot clear what was left of it: {why}")))?;
         state.forget(path);
+        drop(inner.no_longer_kept(path));
         if let (Some(adopt), Some(process), true) =
             (&launch.spec.adopt, record.process, record.adopted)
         {
@@ -222,9 +223,12 @@ async fn take_over(
         inner.meant.was(&launch.path, adopt, leader.identity);
     }
     // A child of this very program, by an earlier backend: its orphans come to us too.
-    let registered = match leader.ours {
-        true => register(orphans::Expected::new(), leader, &record.marker).await,
-        false => None,
+    let registered = match inner.no_longer_kept(path) {
+        None if leader.ours => {
+            let pid = leader.identity.pid;
+            orphans::register(orphans::Expected::new(), pid, &record.marker).await
+        }
+        kept => kept,
     };
     let ending = leader.ending(inner.hub.as_ref()).await;
     let scope = leftover::scope_of(inner, record, leader).await?;
@@ -259,18 +263,6 @@ async fn take_over(
         record: Some(state.reopen(path)?),
         was_ready: record.ready,
     })
-}
-
-/// Has orphans of a leader reaped. It may look at all our children.
-async fn register(
-    registering: orphans::Expected,
-    leader: &Leader,
-    word: &str,
-) -> Option<orphans::Registered> {
-    let (pid, word) = (leader.identity.pid, word.to_owned());
-    let task = move || registering.started(pid, &word);
-    // It can only panic.
-    tokio::task::spawn_blocking(task).await.ok()
 }
 
 /// Whoever is in a group must have been seen before somebody else reaps its leader.
@@ -465,7 +457,7 @@ async fn attempt(
         Ok(pidfd) => Arc::new(Leader::spawned(pidfd)),
         Err(failed) => return Err(undo(inner, launch, prepared, failed, &mark).await),
     };
-    let registered = register(registering, &leader, &mark).await;
+    let registered = orphans::register(registering, leader.identity.pid, &mark).await;
     let scope = match (scope, prepared.cgroup) {
         (KillScope::Cgroup, Some(cgroup)) => Scope::Cgroup(cgroup),
         (KillScope::Tree, _) => Scope::Tree(Tree {

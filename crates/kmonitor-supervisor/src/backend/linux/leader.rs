@@ -197,8 +197,11 @@ pub(super) fn send(pidfd: &Pidfd, signal: Signal) -> io::Result<()> {
 
 /// The same, in this order. The first refusal is told; the others are sent.
 pub(super) fn send_all(pidfd: &Pidfd, signals: &[Signal]) -> io::Result<()> {
-    let sent = signals.iter().map(|signal| send(pidfd, *signal));
-    sent.fold(Ok(()), |first, this| first.and(this))
+    let mut result = Ok(());
+    for signal in signals {
+        result = result.and(send(pidfd, *signal));
+    }
+    result
 }
 
 /// Waits until a process is dead, and ends for no other reason: where the reactor does

@@ -5,15 +5,17 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use kmonitor_event::Pid;
 use kmonitor_pidfd::Readiness;
 use tokio_util::sync::CancellationToken;
 
+use super::census::reap;
 use super::cgroup::Cgroup;
 use super::identity::{Identity, open_seen};
 use super::leader::{Leader, ended, send};
 use super::scope::{Group, Marks, Scope, Tree, wait_for_one};
 use super::state::Record;
-use super::{Inner, LinuxBackend};
+use super::{Inner, LinuxBackend, procfs};
 use crate::Signal;
 use crate::backend::{Process, Survivor};
 use crate::spec::{KillScope, Stop};
@@ -89,6 +91,7 @@ impl LinuxBackend {
             state.forget(&record.path);
         }
         self.inner.no_longer_left(&record.path);
+        drop(self.inner.no_longer_kept(&record.path));
         Ok(Vec::new())
     }
 }
@@ -143,6 +146,14 @@ pub(super) fn living(record: &Record) -> io::Result<Option<Leader>> {
         true => Leader::adopted(pidfd),
         false => Leader::recovered(pidfd),
     }))
+}
+
+/// A record's process, dead or alive, if it is our child and ours to reap.
+pub(super) fn child(record: &Record) -> Option<Pid> {
+    let process = record.process.filter(|_| !record.adopted)?;
+    let pidfd = process.open().ok()??;
+    let stat = procfs::stat(pidfd.pid().as_raw())?;
+    (stat.parent == procfs::own_pid()).then(|| pidfd.pid())
 }
 
 /// The scope that a record tells of.
@@ -218,6 +229,12 @@ pub(super) async fn clear(record: &Record) -> Result<(), String> {
     let Some(root) = record.process else {
         return Ok(());
     };
+    // If it came to us nobody else reaps it.
+    if child(record).is_some()
+        && let Ok(Some(pidfd)) = root.open()
+    {
+        reap(&pidfd);
+    }
     if record.adopted || matches!(record.scope, KillScope::Leader | KillScope::Cgroup) {
         return Ok(());
     }

@@ -37,6 +37,7 @@ mod spawn;
 mod state;
 mod subreaper;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,7 +52,7 @@ use self::adopt::Meant;
 use self::census::Census;
 use self::cgroup::CgroupBase;
 use self::claims::Claims;
-use self::orphans::Orphans;
+use self::orphans::{Orphans, Registered};
 use self::state::{Record, StateDir};
 use self::subreaper::Subreaper;
 use super::{Backend, Launch, Reports, Running};
@@ -108,6 +109,8 @@ struct Inner {
     run: String,
     /// What a former run left, and this one has not started.
     left: Mutex<Vec<Record>>,
+    /// Those of them that are our children: nobody but their tasks reaps them.
+    kept: Mutex<HashMap<String, Registered>>,
     meant: Meant,
     claims: Claims,
 }
@@ -178,6 +181,11 @@ impl LinuxBackendBuilder {
     /// emptied at boot, as `/run` is, but need not be. Without one, children go on
     /// unsupervised when this program dies, and those whose output is captured die of
     /// SIGPIPE when they write.
+    ///
+    /// It must be our own, and nobody else may write to it, because who is named there is
+    /// killed. As long as children live that this program left it must stay: with
+    /// systemd's `RuntimeDirectory=` that takes `RuntimeDirectoryPreserve=yes`, and
+    /// `KillMode=process` for the children themselves.
     #[must_use]
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(dir.into());
@@ -230,6 +238,7 @@ impl LinuxBackendBuilder {
             base.lock(patience).await?;
         }
         backend.inner.clear_unnamed_cgroups();
+        backend.inner.keep_left().await;
         if backend.inner.reap_all {
             backend.inner.orphans().await;
         }
@@ -267,6 +276,7 @@ impl LinuxBackendBuilder {
                 counter: AtomicU64::new(0),
                 run,
                 left: Mutex::new(left),
+                kept: Mutex::default(),
                 meant: Meant::default(),
                 claims: Claims::default(),
             }),
@@ -285,6 +295,32 @@ impl Inner {
     fn no_longer_left(&self, path: &str) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.retain(|record| record.path != path);
+    }
+
+    /// Leaders that a former run left and that are our children now are not to be reaped
+    /// by who reaps orphans.
+    async fn keep_left(&self) {
+        let left = self
+            .left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for record in left {
+            let Some(leader) = leftover::child(&record) else {
+                continue;
+            };
+            let expected = orphans::Expected::new();
+            if let Some(registered) = orphans::register(expected, leader, &record.marker).await {
+                let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.insert(record.path, registered);
+            }
+        }
+    }
+
+    /// Takes over the reaping of one of them.
+    fn no_longer_kept(&self, path: &str) -> Option<Registered> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.remove(path)
     }
 
     /// Kills what is in cgroups of ours that no record names: their children were

@@ -77,6 +77,14 @@ impl Expected {
     }
 }
 
+/// Has orphans of a leader reaped. It may look at all our children.
+pub(super) async fn register(expected: Expected, leader: Pid, word: &str) -> Option<Registered> {
+    let word = word.to_owned();
+    // It can only panic.
+    let task = move || expected.started(leader, &word);
+    tokio::task::spawn_blocking(task).await.ok()
+}
+
 impl Drop for Expected {
     fn drop(&mut self) {
         let mut known = known();

@@ -214,12 +214,14 @@ impl Scope {
         match self {
             Self::Leader => leader.signals(signals),
             Self::Group(_) => {
-                let one = |signal: &Signal| match leader.signal_group(*signal) {
-                    Ok(false) => self.signal_each(leader, &[*signal], &mut HashSet::new()).1,
-                    done => done.map(drop),
-                };
-                let sent = signals.iter().map(one);
-                sent.fold(Ok(()), |first, this| first.and(this))
+                let mut result = Ok(());
+                for signal in signals {
+                    result = result.and(match leader.signal_group(*signal) {
+                        Ok(false) => self.signal_each(leader, &[*signal], &mut HashSet::new()).1,
+                        done => done.map(drop),
+                    });
+                }
+                result
             }
             _ => self.signal_each(leader, signals, &mut HashSet::new()).1,
         }
