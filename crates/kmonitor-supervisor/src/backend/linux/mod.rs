@@ -10,8 +10,21 @@
 //! | cgroup | all in its cgroup and nested ones | who may write to another `cgroup.procs` (root) | a writable cgroup v2; `cgroup.kill` since Linux 5.14 |
 //! | tree, with a connector | all that it and its descendants forked | nobody | a [`Hub`] that can follow trees |
 //! | tree, without | descendants, its session, whoever has its environment variable | who does a double fork *and* `setsid` *and* clears its environment | – |
-//! | group | its process group | who calls `setsid` or `setpgid` | – |
+//! | group | its process group; of a leader that is not our child, once that is reaped, only as long as one that was seen in it lives | who calls `setsid` or `setpgid` | – |
 //! | leader | itself | all others | – |
+//!
+//! # Names
+//! Contracts, so that other programs may read them:
+//!
+//! * cgroups: `kmonitor-ID/CHILD.WORD`, `ID` being the state directory's (the first line
+//!   of its `lock`), or a word of this run's where there is none. `CHILD` is the child's
+//!   path with `+` for `/`. Whoever uses `kmonitor-ID` holds a `flock` on it.
+//! * the environment: `KMONITOR_CHILD` holds a word for each supervisor above a
+//!   process, the outermost first, separated by `:`.
+//! * the state directory: `lock` (its id, then its holder's pid), and per child
+//!   `CHILD.record`, `CHILD.out`, `CHILD.err` and `CHILD.ready`. A record begins with the
+//!   line `kmonitor-supervisor 1`; one that cannot be read is an error, unless it is
+//!   older than this boot.
 //!
 //! # Minimum kernel version
 //! 5.4 (`waitid` by pidfd). Identity by inode 6.9; statuses of recovered and adopted
@@ -60,8 +73,8 @@ use super::{Backend, Launch, Reports, Running};
 pub use self::leftover::Leftover;
 pub use self::state::StateError;
 
-/// Set in the environment of each child, to know its descendants by. Its value means
-/// nothing beyond that.
+/// Set in the environment of each child, to know its descendants by: a word for each
+/// supervisor above it, separated by `:`. They mean nothing beyond that.
 const MARK: &str = "KMONITOR_CHILD";
 
 /// Forking copies page tables, so more at a time make each one slower.
