@@ -5,9 +5,9 @@
 )]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -45,10 +45,30 @@ impl Running {
         }
     }
 
+    /// And what it said from here on.
+    fn end_with_lines(mut self, signal: Signal) -> (std::process::ExitStatus, Vec<String>) {
+        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
+        kill_process(pid, signal).unwrap();
+        let lines = self.lines.iter().collect();
+        (self.child.wait().unwrap(), lines)
+    }
+
     fn end(mut self, signal: Signal) -> std::process::ExitStatus {
         let pid = Pid::from_raw(self.child.id() as i32).unwrap();
         kill_process(pid, signal).unwrap();
         self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Running {
+    /// A test that fails leaves nothing that runs on.
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let pid = Pid::from_raw(self.child.id() as i32).unwrap();
+            // It may have ended just now.
+            let _ = kill_process(pid, Signal::INT);
+            let _ = self.child.wait();
+        }
     }
 }
 
@@ -80,20 +100,121 @@ fn living_with(word: &str) -> Vec<i32> {
     .collect()
 }
 
+/// What the page says.
+fn page(web: SocketAddr) -> String {
+    let mut answer = String::new();
+    let Ok(mut stream) = TcpStream::connect(web) else {
+        return answer;
+    };
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    // Cut short by a server that is being killed: then it did not answer.
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+/// The pid in the last word of a line that tells of a start.
+fn pid_in(line: &str) -> Pid {
+    let (_, rest) = line.split_once("pid ").expect(line);
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Pid::from_raw(digits.parse().expect(line)).expect(line)
+}
+
+/// The cgroup that a process is in, below all roots it could be mounted at.
+fn cgroup_of(pid: i32) -> Vec<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    let own = own.unwrap();
+    assert!(own.contains("kmonitor-"), "{own}");
+    ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .map(|root| Path::new(root).join(own))
+        .into()
+}
+
 #[test]
-#[ignore = "needs nginx and redis-server"]
-fn a_site_answers_and_leaves_nothing() {
+#[ignore = "needs root, a writable cgroup v2, nginx and redis-server"]
+fn a_site_answers_is_restarted_reloaded_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (web, db) = (free_address(), free_address());
     let ports = [web.port().to_string(), db.port().to_string()];
     let args = [text(dir.path()), &ports[0], &ports[1]];
     let site = Running::start(env!("CARGO_BIN_EXE_supervised_site"), &args);
     site.line_with("answers");
-    TcpStream::connect(web).unwrap();
+    // Nobody waited for it here: ready means that it answers.
+    assert!(page(web).ends_with("up"));
     TcpStream::connect(db).unwrap();
-    assert!(site.end(Signal::INT).success());
+
+    // The web server is killed: it alone is restarted.
+    let file = dir.path().join("nginx.pid");
+    let master = || {
+        fs::read_to_string(&file)
+            .unwrap()
+            .trim()
+            .parse::<i32>()
+            .unwrap()
+    };
+    let first = master();
+    kill_process(Pid::from_raw(first).unwrap(), Signal::KILL).unwrap();
+    site.line_with("site/web killed by signal 9");
+    let second = pid_in(&site.line_with("site/web started, pid "));
+    site.line_with("site/web ready");
+    assert_eq!(second.as_raw_nonzero().get(), master());
+    assert_ne!(second.as_raw_nonzero().get(), first);
+    assert!(page(web).ends_with("up"));
+
+    // The database is killed: the web server is restarted with it, after it.
+    let of_db = living_with(&format!("127.0.0.1:{}", db.port()));
+    assert_eq!(of_db.len(), 1);
+    kill_process(Pid::from_raw(of_db[0]).unwrap(), Signal::KILL).unwrap();
+    site.line_with("site/db killed by signal 9");
+    site.line_with("site/web is stopped with SIGQUIT");
+    let database = pid_in(&site.line_with("site/db started, pid "));
+    site.line_with("site/db ready");
+    let third = pid_in(&site.line_with("site/web started, pid "));
+    site.line_with("site/web ready");
+    assert_ne!(database.as_raw_nonzero().get(), of_db[0]);
+    assert_ne!(third, second);
+
+    // Reloaded by its own signal: another page of the same master.
+    let configuration = dir.path().join("nginx.conf");
+    let written = fs::read_to_string(&configuration).unwrap();
+    fs::write(&configuration, written.replace("\"up\"", "\"reloaded\"")).unwrap();
+    kill_process(third, Signal::HUP).unwrap();
+    eventually(|| page(web).ends_with("reloaded"));
+    assert_eq!(third.as_raw_nonzero().get(), master());
+
+    let cgroups = [third, database].map(|pid| cgroup_of(pid.as_raw_nonzero().get()));
+    assert!(
+        cgroups
+            .iter()
+            .all(|dirs| dirs.iter().any(|dir| dir.is_dir()))
+    );
+    let (status, lines) = site.end_with_lines(Signal::INT);
+    assert!(status.success());
+    // In reverse order: the database when the web server is gone.
+    let order: Vec<&str> = lines
+        .iter()
+        .filter(|line| line.contains("is stopped with") || line.contains("is gone"))
+        .map(|line| line.split(" (").next().unwrap())
+        .collect();
+    let expected = [
+        "site/web is stopped with SIGQUIT",
+        "site/web is gone",
+        "site/db is stopped with SIGTERM",
+        "site/db is gone",
+    ];
+    assert_eq!(order, expected, "{lines:?}");
+    assert!(lines.iter().any(|line| line == "nothing is left"));
+    // No process, no cgroup, no socket.
     assert_eq!(living_with(text(dir.path())), [0; 0]);
-    assert!(TcpStream::connect(web).is_err() && TcpStream::connect(db).is_err());
+    assert_eq!(living_with(&format!("127.0.0.1:{}", db.port())), [0; 0]);
+    for dir in cgroups.iter().flatten() {
+        assert!(!dir.exists() && !dir.parent().unwrap().exists(), "{dir:?}");
+    }
+    for address in [web, db] {
+        assert!(TcpStream::connect(address).is_err());
+        TcpListener::bind(address).unwrap();
+    }
 }
 
 #[test]

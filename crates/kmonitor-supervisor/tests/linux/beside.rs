@@ -7,15 +7,15 @@ use kmonitor_supervisor::spec::KillScope;
 
 use crate::world::*;
 
-const ROUNDS: usize = 60;
 const AT_A_TIME: usize = 20;
 
-async fn each_side_gets_its_own(backend: LinuxBackend, script: &'static str) {
+/// 20 supervised children in a round, and 40 of the application's own.
+async fn each_side_gets_its_own(backend: LinuxBackend, script: &'static str, rounds: usize) {
     let backend = Arc::new(backend);
     let supervised = {
         let backend = Arc::clone(&backend);
         tokio::spawn(async move {
-            for round in 0..ROUNDS {
+            for round in 0..rounds {
                 let mut children: Vec<_> = (0..AT_A_TIME)
                     .map(|index| {
                         let code = (round + index) % 200;
@@ -37,7 +37,7 @@ async fn each_side_gets_its_own(backend: LinuxBackend, script: &'static str) {
         })
     };
     let own = tokio::spawn(async move {
-        for round in 0..2 * ROUNDS {
+        for round in 0..2 * rounds {
             let mut children: Vec<_> = (0..AT_A_TIME)
                 .map(|index| {
                     let code = (7 * round + index) % 200;
@@ -78,7 +78,7 @@ async fn by_the_connector() {
     if !alone("beside::by_the_connector") {
         return;
     }
-    each_side_gets_its_own(with_connector().await, "(sleep 0.01 &);").await;
+    each_side_gets_its_own(with_connector().await, "(sleep 0.01 &);", 60).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,7 +86,16 @@ async fn by_scans() {
     if !alone("beside::by_scans") {
         return;
     }
-    each_side_gets_its_own(plain().await, "").await;
+    each_side_gets_its_own(plain().await, "", 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: every end is looked for in the whole process table"]
+async fn thousands_by_scans() {
+    if !alone("beside::thousands_by_scans") {
+        return;
+    }
+    each_side_gets_its_own(plain().await, "", 60).await;
 }
 
 /// Orphans of supervised children are reaped without a connector too.
@@ -96,7 +105,7 @@ async fn orphans_of_children_are_reaped() {
         return;
     }
     let backend = plain().await;
-    for _ in 0..20 {
+    for _ in 0..5 {
         // They live until they have been seen: who has left the session and dies before
         // that cannot be told from a child of the application's.
         let script = "(sleep 1000 & setsid sleep 1000 &) ; exit 3";

@@ -140,8 +140,8 @@ async fn restarts_leave_nothing_without_cgroups() {
     if !alone("many::restarts_leave_nothing_without_cgroups") {
         return;
     }
-    restarts_leave_nothing(200, KillScope::Group).await;
-    restarts_leave_nothing(200, KillScope::Tree).await;
+    restarts_leave_nothing(100, KillScope::Group).await;
+    restarts_leave_nothing(100, KillScope::Tree).await;
 }
 
 /// How often each thread of this program but the calling one was scheduled.

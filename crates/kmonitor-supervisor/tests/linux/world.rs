@@ -19,8 +19,9 @@ use kmonitor_supervisor::spec::{
 use kmonitor_supervisor::{OutputRing, Signal};
 use tokio::sync::mpsc;
 
-/// Longer than anything here takes, so that what hangs fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than anything here takes, also where every look at the process table waits for
+/// a busy machine, so that only what hangs fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Child {
     pub(crate) running: Box<dyn Running>,
