@@ -86,7 +86,10 @@ async fn long_lines_are_cut_and_say_so() {
 async fn nothing_is_captured_unless_told() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("where");
-    let script = format!("echo x; readlink /proc/$$/fd/1 > {}; exit 0", file.display());
+    let script = format!(
+        "echo x; readlink /proc/$$/fd/1 > {}; exit 0",
+        file.display()
+    );
     let own = std::fs::read_link("/proc/self/fd/1").unwrap();
     for (output, place) in [
         (Output::Null, PathBuf::from("/dev/null")),

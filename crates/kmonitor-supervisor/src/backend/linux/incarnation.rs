@@ -271,7 +271,7 @@ async fn look_once(scope: &Arc<Scope>, leader: &Arc<Leader>) {
         && !leader.ours
     {
         let (scope, leader) = (Arc::clone(scope), Arc::clone(leader));
-        let looked = tokio::task::spawn_blocking(move || drop(scope.members(&leader)));
+        let looked = tokio::task::spawn_blocking(move || drop(scope.members(&leader, true)));
         // It can only panic, and then nobody was seen.
         let _ = looked.await;
     }

@@ -253,7 +253,7 @@ pub(super) async fn clear_marked(root: Identity, word: &str) -> Result<(), Strin
     let marks = Arc::new(marks);
     let look = || {
         let marks = Arc::clone(&marks);
-        tokio::task::spawn_blocking(move || marks.members())
+        tokio::task::spawn_blocking(move || marks.members(false))
     };
     let cleared = async {
         loop {

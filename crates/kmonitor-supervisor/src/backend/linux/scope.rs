@@ -95,12 +95,13 @@ impl Marks {
         }
     }
 
-    /// The members that live; none only if there is none.
+    /// Some of the members that live; none only if there is none. `all` of them, where
+    /// nobody looks again before long.
     ///
     /// Missed is who left the session, lost its parents *and* cleared its
     /// environment.
-    pub(super) fn members(&self) -> Vec<Stat> {
-        match self.near().filter(|_| !self.strays) {
+    pub(super) fn members(&self, all: bool) -> Vec<Stat> {
+        match self.near().filter(|_| !(all && self.strays)) {
             Some(near) if !near.is_empty() => near,
             _ => procfs::certainly(|| self.anywhere()),
         }
@@ -186,12 +187,12 @@ impl Scope {
         }
     }
 
-    /// Its members that live, the leader among them. Reads `/proc`, so it blocks for a
-    /// while where there are many processes.
-    pub(super) fn members(&self, leader: &Leader) -> Vec<Stat> {
+    /// Its members that live, the leader among them; `all` as for [`Marks::members`].
+    /// Reads `/proc`, so it blocks for a while where there are many processes.
+    pub(super) fn members(&self, leader: &Leader, all: bool) -> Vec<Stat> {
         let mut members = match self {
             Self::Cgroup(cgroup) => cgroup.members(),
-            Self::Tree(tree) => tree.members(),
+            Self::Tree(tree) => tree.members(all),
             Self::Group(group) => group.members(leader),
             Self::Leader => Vec::new(),
         };
@@ -238,7 +239,9 @@ impl Scope {
         let mut result = Ok(());
         for _ in 0..PASSES_MAX {
             let mut news = false;
-            for member in self.members(leader) {
+            // A word to stop is said once; killing goes on until nobody is left.
+            let all = signals != [Signal::KILL];
+            for member in self.members(leader, all) {
                 let id = (member.pid, member.start);
                 if told.contains(&id) {
                     continue;
@@ -304,9 +307,12 @@ impl Scope {
     }
 
     fn kill_once(&self, leader: &Leader, told: &mut HashSet<(i32, u64)>) -> (bool, io::Result<()>) {
-        // A child that was not moved to its cgroup, or moved itself away, and before
-        // all that can fail.
-        let first = leader.signal(Signal::KILL);
+        // First, as it cannot fail, and a child may have moved itself out of its cgroup.
+        // Not in a tree: who loses its parent is not found by descent any more.
+        let first = match self {
+            Self::Tree(_) => Ok(()),
+            _ => leader.signal(Signal::KILL),
+        };
         let at_once = match self {
             Self::Cgroup(cgroup) => cgroup.kill(),
             Self::Group(_) => leader.signal_group(Signal::KILL),
@@ -347,7 +353,7 @@ impl Scope {
         let mut pause = PAUSE_MIN;
         loop {
             let (scope, of) = (Arc::clone(self), Arc::clone(leader));
-            let members = tokio::task::spawn_blocking(move || scope.members(&of)).await;
+            let members = tokio::task::spawn_blocking(move || scope.members(&of, false)).await;
             let waited = match members {
                 Ok(members) if members.is_empty() => return,
                 Ok(members) => match &**self {
@@ -372,7 +378,7 @@ impl Scope {
 
     /// Who is in it now, for people.
     pub(super) fn survivors(&self, leader: &Leader) -> Vec<Survivor> {
-        let members = self.members(leader).into_iter();
+        let members = self.members(leader, true).into_iter();
         members
             .filter_map(|member| {
                 let (stat, name) = procfs::stat_and_name(member.pid)?;
@@ -384,11 +390,11 @@ impl Scope {
 }
 
 impl Tree {
-    fn members(&self) -> Vec<Stat> {
+    fn members(&self, all: bool) -> Vec<Stat> {
         match &self.line {
             Some((census, line)) if !census.is_incomplete() => census.members(*line),
             Some((census, line)) => {
-                let mut members = self.marks.members();
+                let mut members = self.marks.members(all);
                 let told = census.members(*line).into_iter();
                 let news: Vec<Stat> = told
                     .filter(|stat| members.iter().all(|known| known.pid != stat.pid))
@@ -397,7 +403,7 @@ impl Tree {
                 members
             }
             None => {
-                let members = self.marks.members();
+                let members = self.marks.members(all);
                 if let Some(orphans) = &self.orphans {
                     orphans.saw(&members);
                 }
