@@ -87,7 +87,7 @@ async fn nothing_is_captured_unless_told() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("where");
     let script = format!(
-        "echo x; readlink /proc/$$/fd/1 > {}; exit 0",
+        "echo x; there=$(readlink /proc/$$/fd/1); echo $there > {}",
         file.display()
     );
     let own = std::fs::read_link("/proc/self/fd/1").unwrap();
