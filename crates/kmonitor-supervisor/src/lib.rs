@@ -27,7 +27,7 @@ pub use signal::{ParseSignalError, Signal};
 #[doc(no_inline)]
 pub use tokio_util::sync::CancellationToken;
 pub use tree::{
-    ChildHandle, ChildSpec, Events, Handle, Requested, Schedule, Service, Supervisor,
+    ChildHandle, ChildSpec, Events, Handle, Requested, Schedule, Scheduled, Service, Supervisor,
     SupervisorBuilder, Task, TaskError, Tree,
 };
 pub use words::{

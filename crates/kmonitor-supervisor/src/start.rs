@@ -10,7 +10,10 @@ use crate::{StartTreeError, SupervisorBuilder, Tree};
 impl SupervisorBuilder {
     /// Starts all children as processes of this system, with the best that works here:
     /// a cgroup for each, else trees, followed by the proc connector if that works.
-    /// Each child's status says which scope it really has. Nothing is written down;
+    /// Each child's status says which scope it really has. Where it is a tree, this program
+    /// becomes a subreaper, with what that means for orphans of the application's own
+    /// commands: see [`KillScope::Tree`](crate::spec::KillScope::Tree). Nothing is written
+    /// down;
     /// for children that outlive this program see
     /// [`LinuxBackend::builder`](crate::backend::linux::LinuxBackend::builder) and
     /// [`start_on`](Self::start_on).

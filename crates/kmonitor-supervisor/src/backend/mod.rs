@@ -20,6 +20,7 @@ use std::io;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use kmonitor_event::{Pid, Status};
 use tokio::sync::mpsc;
 
@@ -35,24 +36,35 @@ pub trait Backend: Send + Sync + 'static {
 }
 
 /// One incarnation, from [`Backend::start`] on. Dropped, it goes on unsupervised.
+///
+/// No method blocks: finding out who is in a scope can take a while, so what is asked
+/// for is done in the background, in the order of the calls, whether or not the futures
+/// are polled. They only tell what came of it.
 pub trait Running: Send + 'static {
-    /// Sends a signal, to the child's own process or to all in its scope. Before
-    /// `Started` it is kept and sent then.
+    /// Sends signals, in this order, to the child's own process or to all in its scope.
+    /// Before `Started` they are kept and sent then.
     ///
     /// # Errors
-    /// What the system said; a process that is gone is no error.
-    fn signal(&self, signal: Signal, reach: Reach) -> io::Result<()>;
+    /// The first of what the system said; a process that is gone is no error.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, they are sent all the same.
+    fn signal(&self, signals: &[Signal], reach: Reach) -> BoxFuture<'static, io::Result<()>>;
 
-    /// Kills all in the scope, again and again until it is empty. What has not been
-    /// started yet is not started, or killed as soon as it is.
+    /// Kills all in the scope, and whoever is found in it later, until it is empty. What
+    /// has not been started yet is not started, or killed as soon as it is.
     fn kill(&self);
 
-    /// Who is in the scope now.
-    fn survivors(&self) -> Vec<Survivor>;
+    /// Who is in the scope; nobody, once it is empty.
+    ///
+    /// # Cancel safety
+    /// The future can be dropped at will.
+    fn survivors(&self) -> BoxFuture<'static, Vec<Survivor>>;
 }
 
 /// Whom a signal reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Reach {
     /// The child's own process.
     Leader,
@@ -64,9 +76,11 @@ pub enum Reach {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Launch {
-    /// The child's place in the tree. At most one incarnation of a path is alive.
+    /// The child's place in the tree. At most one incarnation of a path is alive on a
+    /// backend: a start waits until nothing is left of the former.
     pub path: ChildPath,
-    /// Which incarnation this is: 1 for the first in this run of the supervisor.
+    /// Which incarnation this is: 1 for the first in this tree. A supervisor that is
+    /// restarted goes on counting.
     pub generation: u64,
     /// What it is.
     pub spec: Arc<ProcessSpec>,
@@ -114,6 +128,7 @@ impl Process {
 
 /// How a process came to be a child of the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Origin {
     /// We started it.
     Spawned,
@@ -167,7 +182,8 @@ pub enum Report {
     },
     /// It is ready.
     Ready,
-    /// Nothing was started, and nothing is left.
+    /// Nothing was started, and nothing is left of what was. What a former run left
+    /// may be, if it could not be found out, or could not be ended; the error says so.
     Failed(StartError),
     /// Its own process has ended.
     Exited(Status),

@@ -51,8 +51,6 @@ pub(crate) enum Input {
     /// Start all children.
     Begin,
     Report(Incarnation, Told),
-    /// The answer to [`Action::AskSurvivors`].
-    Survivors(Incarnation, Vec<Survivor>),
     Request(RequestId, Request),
     /// End. `now`: without any grace.
     Shutdown {
@@ -72,6 +70,8 @@ pub(crate) enum Told {
     Failed(Arc<StartError>),
     Exited(Ending),
     Empty,
+    /// The answer to [`Action::AskSurvivors`].
+    Survivors(Vec<Survivor>),
 }
 
 #[derive(Debug)]
@@ -94,7 +94,7 @@ pub(crate) enum Action {
     /// The signal and SIGCONT to the scope; to what is no process: the word to stop.
     Stop(ChildId, Signal),
     Kill(ChildId),
-    /// Who is in its scope? To be answered at once.
+    /// Who is in its scope? To be answered, if only with nobody.
     AskSurvivors(Incarnation),
     /// A signal on request; whoever does it answers.
     Signal(ChildId, Signal, Reach, RequestId),

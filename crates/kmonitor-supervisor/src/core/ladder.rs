@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::child::{Child, Run, Rung, Stopped};
 use super::{Action, Core};
-use crate::backend::{Incarnation, Survivor};
+use crate::backend::Survivor;
 use crate::words::{Cause, EventKind, StartFailure};
 
 impl Core {
@@ -120,20 +120,16 @@ impl Core {
     /// Its patience is over, and these are left.
     pub(super) fn give_up(
         &mut self,
-        about: Incarnation,
+        index: usize,
         survivors: Vec<Survivor>,
         actions: &mut Vec<Action>,
     ) {
-        let Some(index) = self.index_of(about.child) else {
-            return;
-        };
         let child = &mut self.children[index];
         if let Run::Stopping {
             rung: rung @ Rung::Asked,
             cause,
             ..
         } = &mut child.run
-            && child.generation == about.generation
         {
             let cause = cause.clone();
             *rung = Rung::Stuck(survivors.clone());

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::spec::{ChildName, KillScope};
-use crate::words::{Cause, ControlError, End, EventKind};
+use crate::words::{Cause, ControlError, End, Ending, EventKind};
 pub(crate) use child::{Child, Goal, Run};
 pub(crate) use input::{Action, ChildId, Input, NewChild, Policy, Request, RequestId, Rules, Told};
 pub(crate) use waits::plain_wait;
@@ -83,6 +83,15 @@ impl Core {
         core
     }
 
+    /// A child goes on counting where it was in a former run of this supervisor.
+    pub(crate) fn resume(&mut self, id: ChildId, generation: u64, ended: Option<(u64, Ending)>) {
+        if let Some(index) = self.index_of(id) {
+            let child = &mut self.children[index];
+            child.generation = generation;
+            child.ended = ended;
+        }
+    }
+
     fn push_child(&mut self, new: NewChild) -> usize {
         self.children.push(Child::new(self.next_id, new));
         self.next_id += 1;
@@ -98,7 +107,6 @@ impl Core {
                 }
             }
             Input::Report(about, told) => self.report(about, told, now, actions),
-            Input::Survivors(about, survivors) => self.give_up(about, survivors, actions),
             Input::Request(id, request) => self.request(id, request, now, actions),
             Input::Shutdown {
                 now: at_once,

@@ -63,6 +63,7 @@ impl Core {
                 }
                 self.empty(index, now, actions);
             }
+            Told::Survivors(survivors) => self.give_up(index, survivors, actions),
         }
     }
 

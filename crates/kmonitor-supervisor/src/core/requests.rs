@@ -99,6 +99,10 @@ impl Core {
             // It waits for its restart; that is now.
             child.not_before = None;
             child.gated = false;
+            if child.attempt == Attempt::Restart {
+                child.attempt = Attempt::Requested;
+                child.why = Cause::User;
+            }
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use crate::Signal;
 
 /// What else is restarted when one child is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Strategy {
     /// Nothing.
     #[default]
@@ -19,13 +20,14 @@ pub enum Strategy {
 
 /// Which ends make a child be started again. A stop that was asked for never does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Restart {
     /// Every end (OTP: permanent).
     Always,
     /// Every end but a success (OTP: transient).
     #[default]
     OnFailure,
-    /// An end by a signal, a panic, or a missed deadline.
+    /// An end by a signal, or a panic.
     OnAbnormal,
     /// None (OTP: temporary).
     Never,
@@ -132,6 +134,7 @@ pub struct Codes {
 
 /// Which processes are a child's, to be signalled and to be gone after a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum KillScope {
     /// The best that works here: cgroup, else tree.
     #[default]
@@ -139,6 +142,15 @@ pub enum KillScope {
     /// All in its cgroup (v2).
     Cgroup,
     /// It and its descendants, wherever they were reparented to.
+    ///
+    /// To follow them, this program becomes a subreaper as long as the backend lives: all
+    /// orphans below it come to it instead of init, those of the application's own
+    /// commands too (a daemon that one of them forked twice). Without a connector those
+    /// cannot be told from the application's children, so they stay zombies when they
+    /// end, until the application waits for them or ends. Whoever does not want that
+    /// uses another scope, or [`reap_all_children`][all].
+    ///
+    /// [all]: crate::backend::linux::LinuxBackendBuilder::reap_all_children
     Tree,
     /// Its process group.
     Group,
@@ -207,6 +219,7 @@ impl Default for Stop {
 
 /// Whether a supervisor ends when significant children end by themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum AutoShutdown {
     /// No.
     #[default]

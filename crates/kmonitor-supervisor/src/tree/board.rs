@@ -27,14 +27,20 @@ struct State {
     children: BTreeMap<ChildPath, Entry>,
     readers: Vec<Reader>,
     next_reader: u64,
+    entries: u64,
     ended: bool,
 }
 
 #[derive(Debug)]
 struct Entry {
+    id: EntryId,
     seen: watch::Sender<Seen>,
     output: Arc<OutputRing>,
 }
+
+/// Which child, among all that ever had its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct EntryId(u64);
 
 /// What the holders of a child's handle see.
 #[derive(Debug, Clone)]
@@ -110,7 +116,10 @@ impl Board {
             status: Arc::new(status),
             gone: false,
         });
-        state.children.insert(path.clone(), Entry { seen, output });
+        state.entries += 1;
+        let id = EntryId(state.entries);
+        let entry = Entry { id, seen, output };
+        state.children.insert(path.clone(), entry);
     }
 
     /// Forgets a child and all below it.
@@ -207,14 +216,27 @@ impl Board {
         }
     }
 
-    pub(super) fn look(&self, path: &ChildPath) -> Option<watch::Receiver<Seen>> {
-        let state = self.lock();
-        state.children.get(path).map(|entry| entry.seen.subscribe())
-    }
-
-    pub(super) fn output(&self, path: &ChildPath) -> Option<Arc<OutputRing>> {
+    pub(super) fn look(&self, path: &ChildPath) -> Option<(EntryId, watch::Receiver<Seen>)> {
         let state = self.lock();
         let entry = state.children.get(path)?;
+        Some((entry.id, entry.seen.subscribe()))
+    }
+
+    /// Whether this child still has the path.
+    pub(super) fn has(&self, path: &ChildPath, id: EntryId) -> bool {
+        let state = self.lock();
+        state.children.get(path).is_some_and(|entry| entry.id == id)
+    }
+
+    pub(super) fn status(&self, path: &ChildPath) -> Option<Arc<ChildStatus>> {
+        let state = self.lock();
+        let entry = state.children.get(path)?;
+        Some(Arc::clone(&entry.seen.borrow().status))
+    }
+
+    pub(super) fn output(&self, path: &ChildPath, id: EntryId) -> Option<Arc<OutputRing>> {
+        let state = self.lock();
+        let entry = state.children.get(path).filter(|entry| entry.id == id)?;
         Some(Arc::clone(&entry.output))
     }
 

@@ -6,9 +6,11 @@ use std::task::{Context, Poll};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::board::EntryId;
 use super::plan::{Plan, Planned};
 use crate::Signal;
 use crate::backend::Reach;
+use crate::spec::ChildPath;
 use crate::words::ControlError;
 
 /// So many requests may wait to be read by a supervisor, and as many to be answered.
@@ -20,8 +22,15 @@ pub(super) struct Command {
     /// The names from the supervisor that reads this to the child that is meant; of
     /// [`Verb::Add`] and [`Verb::Reload`], to the supervisor.
     pub(super) path: Vec<String>,
+    pub(super) meant: Option<Meant>,
     pub(super) verb: Verb,
     pub(super) reply: Reply,
+}
+
+/// The child that a handle is of: another one of its name is not meant.
+pub(super) struct Meant {
+    pub(super) path: ChildPath,
+    pub(super) id: EntryId,
 }
 
 pub(super) enum Verb {
@@ -49,9 +58,19 @@ pub struct Requested {
 
 impl Requested {
     /// Hands a request to a supervisor.
-    pub(super) fn make(to: &mpsc::Sender<Command>, path: Vec<String>, verb: Verb) -> Self {
+    pub(super) fn make(
+        to: &mpsc::Sender<Command>,
+        path: Vec<String>,
+        meant: Option<Meant>,
+        verb: Verb,
+    ) -> Self {
         let (reply, answer) = oneshot::channel();
-        let command = Command { path, verb, reply };
+        let command = Command {
+            path,
+            meant,
+            verb,
+            reply,
+        };
         pass_on(to, command);
         Self { answer }
     }

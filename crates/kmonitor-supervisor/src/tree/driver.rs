@@ -84,7 +84,7 @@ impl Driver {
         let mut names = Vec::with_capacity(plan.children.len());
         let mut slots = HashMap::with_capacity(plan.children.len());
         let new = plan.children.iter().map(|child| child.new.clone());
-        let core = Core::new(plan.rules.clone(), new.collect(), fastrand::u64(..));
+        let mut core = Core::new(plan.rules.clone(), new.collect(), fastrand::u64(..));
         for (child, Planned { new, body }) in core.children().iter().zip(&plan.children) {
             let slot = Slot::new(around.path.join(&new.name), body.clone());
             names.push(slot.path.clone());
@@ -92,7 +92,11 @@ impl Driver {
         }
         // A former incarnation may have had others.
         around.board.keep_only(&around.path, &names);
-        for slot in slots.values() {
+        for (id, slot) in &slots {
+            // The generations go on, so that who waits for the end of one is told.
+            if let Some(before) = around.board.status(&slot.path) {
+                core.resume(*id, before.generation, before.ended.clone());
+            }
             around.board.enter(&slot.path, Arc::clone(&slot.output));
         }
         Self {
@@ -164,15 +168,12 @@ impl Driver {
     }
 
     fn step(&mut self, input: Input) {
-        let mut inputs = vec![input];
         let mut actions = Vec::new();
-        while let Some(input) = inputs.pop() {
-            self.core.step(input, self.board.now(), &mut actions);
-            if self.core.is_ending() && self.ending_since.is_none() {
-                self.ending_since = Some(self.board.now());
-            }
-            self.carry_out(&mut actions, &mut inputs);
+        self.core.step(input, self.board.now(), &mut actions);
+        if self.core.is_ending() && self.ending_since.is_none() {
+            self.ending_since = Some(self.board.now());
         }
+        self.carry_out(actions);
     }
 
     /// Carries out a request, or passes it on to a supervisor below.
@@ -186,6 +187,12 @@ impl Driver {
                 Err(error) => answer(command.reply, Err(error)),
             }
             return;
+        }
+        if let Some(meant) = &command.meant
+            && !self.board.has(&meant.path, meant.id)
+        {
+            let error = ControlError::NoSuchChild(meant.path.to_string());
+            return answer(command.reply, Err(error));
         }
         if self.pending.len() >= REQUESTS_MAX {
             return answer(command.reply, Err(ControlError::Busy));

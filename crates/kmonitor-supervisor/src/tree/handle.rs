@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use super::board::Board;
 use super::builder::SupervisorBuilder;
 use super::child_handle::ChildHandle;
-use super::command::{Command, Requested, Verb};
+use super::command::{Command, Meant, Requested, Verb};
 use super::events::Events;
 use super::nested::Ask;
 use super::plan::{ChildSpec, Plan, Planned};
@@ -36,8 +36,8 @@ impl Handle {
             full = full.join(&name);
             names.push(name.to_string());
         }
-        let seen = self.board.look(&full)?;
-        Some(ChildHandle::new(self.clone(), names, full, seen))
+        let (id, seen) = self.board.look(&full)?;
+        Some(ChildHandle::new(self.clone(), names, full, id, seen))
     }
 
     /// The tree's own path: its name.
@@ -64,8 +64,12 @@ impl Handle {
 
     /// Adds a child, after all others, and starts it. Resolves when it is ready; if it
     /// does not start, it is stopped and not added.
+    ///
+    /// # Errors
+    /// [`ControlError`]: its declaration makes no sense, there is one of its name, it did
+    /// not start, or the supervisor ends.
     pub fn add(&self, child: impl Into<ChildSpec>) -> Requested {
-        self.add_at(Vec::new(), &child.into())
+        self.add_at(Vec::new(), None, &child.into())
     }
 
     /// Takes over a new declaration of the tree. Who is in both and would run the same
@@ -79,20 +83,34 @@ impl Handle {
     ///
     /// Resolves when all are ready or gone; the first failure is told, and whoever did
     /// not start is down.
+    ///
+    /// # Errors
+    /// [`ControlError`]: the declaration makes no sense, a child did not start or outlived
+    /// being killed, a later request superseded this one, or the supervisor ends.
     pub fn reload(&self, declaration: &SupervisorBuilder) -> Requested {
-        self.reload_at(Vec::new(), declaration)
+        self.reload_at(Vec::new(), None, declaration)
     }
 
-    pub(super) fn add_at(&self, path: Vec<String>, child: &ChildSpec) -> Requested {
+    pub(super) fn add_at(
+        &self,
+        path: Vec<String>,
+        meant: Option<Meant>,
+        child: &ChildSpec,
+    ) -> Requested {
         match Planned::check(child) {
-            Ok(planned) => self.request(path, Verb::Add(Box::new(planned))),
+            Ok(planned) => self.request(path, meant, Verb::Add(Box::new(planned))),
             Err(error) => Requested::refused(ControlError::Invalid(error)),
         }
     }
 
-    pub(super) fn reload_at(&self, path: Vec<String>, to: &SupervisorBuilder) -> Requested {
+    pub(super) fn reload_at(
+        &self,
+        path: Vec<String>,
+        meant: Option<Meant>,
+        to: &SupervisorBuilder,
+    ) -> Requested {
         match Plan::check(to) {
-            Ok(plan) => self.request(path, Verb::Reload(Box::new(plan))),
+            Ok(plan) => self.request(path, meant, Verb::Reload(Box::new(plan))),
             Err(error) => Requested::refused(ControlError::Invalid(error)),
         }
     }
@@ -115,7 +133,7 @@ impl Handle {
         self.ask.send_replace(Ask::Kill);
     }
 
-    pub(super) fn request(&self, path: Vec<String>, verb: Verb) -> Requested {
-        Requested::make(&self.commands, path, verb)
+    pub(super) fn request(&self, path: Vec<String>, meant: Option<Meant>, verb: Verb) -> Requested {
+        Requested::make(&self.commands, path, meant, verb)
     }
 }

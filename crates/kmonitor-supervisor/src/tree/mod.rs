@@ -24,6 +24,6 @@ pub use events::Events;
 pub use handle::Handle;
 pub use owner::Tree;
 pub use plan::ChildSpec;
-pub use schedule::Schedule;
+pub use schedule::{Schedule, Scheduled};
 pub use service::Service;
 pub use task::{Task, TaskError};

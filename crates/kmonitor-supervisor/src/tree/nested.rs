@@ -1,8 +1,11 @@
 //! A supervisor as its parent sees it: something that is told to stop.
 
+use std::future::ready;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::Signal;
@@ -37,19 +40,18 @@ impl Nested {
 }
 
 impl Running for Nested {
-    fn signal(&self, _: Signal, _: Reach) -> io::Result<()> {
+    fn signal(&self, _: &[Signal], _: Reach) -> BoxFuture<'static, io::Result<()>> {
         self.ask(Ask::Stop);
-        Ok(())
+        ready(Ok(())).boxed()
     }
 
     fn kill(&self) {
         self.ask(Ask::Kill);
     }
 
-    fn survivors(&self) -> Vec<Survivor> {
+    fn survivors(&self) -> BoxFuture<'static, Vec<Survivor>> {
         let left = self.leavings.lock().unwrap_or_else(PoisonError::into_inner);
-        left.iter()
-            .flat_map(|child| child.survivors.clone())
-            .collect()
+        let survivors = left.iter().flat_map(|child| child.survivors.clone());
+        ready(survivors.collect()).boxed()
     }
 }

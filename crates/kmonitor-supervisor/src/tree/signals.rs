@@ -15,6 +15,10 @@ impl Tree {
     /// Runs until the tree ends. SIGTERM and SIGINT shut it down in order; a second one
     /// skips the grace. SIGHUP is caught, and does nothing.
     ///
+    /// The handlers stay for as long as the program runs: once this has resolved, or was
+    /// dropped, the three signals do nothing until it is called again. A program that
+    /// goes on after its tree sets handlers of its own, or ends by itself.
+    ///
     /// # Errors
     /// The handlers could not be installed; the tree goes on.
     ///

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -155,17 +155,17 @@ struct RunningTask {
 }
 
 impl Running for RunningTask {
-    fn signal(&self, _: Signal, _: Reach) -> io::Result<()> {
+    fn signal(&self, _: &[Signal], _: Reach) -> BoxFuture<'static, io::Result<()>> {
         // Tasks know one signal: to stop.
         self.stop.cancel();
-        Ok(())
+        ready(Ok(())).boxed()
     }
 
     fn kill(&self) {
         self.abort.abort();
     }
 
-    fn survivors(&self) -> Vec<Survivor> {
-        Vec::new()
+    fn survivors(&self) -> BoxFuture<'static, Vec<Survivor>> {
+        ready(Vec::new()).boxed()
     }
 }

@@ -113,8 +113,6 @@ pub enum Cause {
     Parent,
     /// It was not ready in time.
     Readiness,
-    /// It missed its watchdog's deadline.
-    Watchdog,
     /// The child itself.
     Itself,
     /// A signal that this supervisor did not send.
@@ -166,7 +164,6 @@ impl fmt::Display for Cause {
             Self::Sibling(name) => write!(f, "because of {name}"),
             Self::Parent => f.write_str("because of its supervisor"),
             Self::Readiness => f.write_str("not ready in time"),
-            Self::Watchdog => f.write_str("watchdog missed"),
             Self::Itself => f.write_str("by itself"),
             Self::Outside => f.write_str("from outside"),
         }

@@ -245,3 +245,56 @@ async fn a_reload_starts_what_is_declared_now() {
     let written = backend.1.lock().expect("nobody panicked").clone();
     assert_eq!(written, [("a".into(), 0), ("a".into(), 1)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_of_a_removed_child_does_not_mean_another_of_its_name() {
+    let sim = Sim::new().program("app/a", Program::new().prints("new"));
+    let tree = start(Supervisor::builder("app").child(service("b")), &sim).await;
+    let handle = tree.handle();
+    handle.add(service("a")).await.expect("it starts");
+    let old = handle.child("a").expect("it was added");
+    old.remove().await.expect("it goes");
+    handle.add(service("a")).await.expect("it starts");
+    for request in [old.stop(), old.restart(), old.remove(), old.start()] {
+        let refused = request.await;
+        assert!(
+            matches!(refused, Err(ControlError::NoSuchChild(_))),
+            "{refused:?}"
+        );
+    }
+    assert!(old.output().lines.is_empty());
+    let new = handle.child("a").expect("it was added");
+    assert!(new.status().is_ready() && new.status().generation == 1);
+    assert_eq!(new.output().lines.len(), 1);
+}
+
+/// Not that which is up when the future is first polled.
+#[tokio::test(start_paused = true)]
+async fn exited_means_the_incarnation_of_the_call() {
+    let sim = Sim::new();
+    let tree = start(Supervisor::builder("app").child(service("a")), &sim).await;
+    let a = tree.handle().child("a").expect("it is declared");
+    let ended = a.exited();
+    a.restart().await.expect("it restarts");
+    let ended = tokio::time::timeout(secs(1), ended).await;
+    ended.expect("it has ended").expect("it is there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_is_asked_for_in_a_wait_is_no_restart() {
+    let crash = Program::new().exits_after(secs(1), 1);
+    let fails = Program::new().fails_to_start("it is broken");
+    let sim = Sim::new().programs("app/a", [crash, fails]);
+    let wait = Backoff::constant(secs(1000));
+    let builder = Supervisor::builder("app").child(service("a").backoff(wait));
+    let tree = start(builder, &sim).await;
+    let a = tree.handle().child("a").expect("it is declared");
+    a.exited().await.expect("it ends");
+    tokio::time::sleep(secs(1)).await;
+    let failed = a.start().await;
+    assert!(
+        matches!(failed, Err(ControlError::StartFailed { .. })),
+        "{failed:?}"
+    );
+    assert!(matches!(a.status().state, ChildState::Down));
+}

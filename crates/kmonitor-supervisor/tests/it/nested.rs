@@ -37,7 +37,11 @@ async fn giving_up_goes_up_one_level() {
         .await
         .expect("and who is after it");
     assert_eq!(sub.status().generation, 2);
-    assert_eq!(x.status().generation, 1, "a new supervisor counts anew");
+    assert_eq!(
+        x.status().generation,
+        3,
+        "a new supervisor goes on counting"
+    );
     assert!(x.status().is_ready());
     let expected = [
         "app/before",
@@ -186,4 +190,30 @@ async fn a_supervisor_whose_task_is_lost_has_an_end() {
             .expect_err("a task is lost");
         assert!(error.to_string().contains("lost"), "{error}");
     }
+}
+
+/// Who waits for the end of an incarnation when its supervisor is restarted is told,
+/// though the next incarnation begins under another supervisor.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_later_incarnation_is_told_after_the_supervisors_restart() {
+    let sim = Sim::new();
+    let sub = Supervisor::builder("sub").child(service("x"));
+    let tree = start(Supervisor::builder("app").supervisor(sub), &sim).await;
+    let handle = tree.handle();
+    let x = handle.child("sub/x").expect("it is declared");
+    for _ in 0..4 {
+        x.restart().await.expect("it restarts");
+    }
+    assert_eq!(x.status().generation, 5);
+    handle
+        .child("sub")
+        .expect("it is declared")
+        .restart()
+        .await
+        .expect("it restarts");
+    assert_eq!(x.status().generation, 6);
+    let ended = x.exited();
+    x.restart().await.expect("it restarts");
+    let ended = tokio::time::timeout(secs(1), ended).await;
+    ended.expect("it is told").expect("it is there");
 }

@@ -125,15 +125,9 @@ async fn its_tree_is_stopped() {
         child.started().await;
         child.ready().await;
         stranger.kill(10);
-        eventually(|| {
-            let names = child.running.survivors();
-            names
-                .iter()
-                .filter(|survivor| survivor.comm == "sh")
-                .count()
-                >= 3
-        })
-        .await;
+        child
+            .has(|left| left.iter().filter(|one| one.comm == "sh").count() >= 3)
+            .await;
         child.running.kill();
         assert_eq!(child.exited().await.signal(), Some(9));
         child.empty().await;

@@ -113,11 +113,9 @@ async fn orphans_of_children_are_reaped() {
         child.started().await;
         child.ready().await;
         assert_eq!(child.exited().await.code(), Some(3));
-        eventually(|| {
-            let left = child.running.survivors();
-            left.iter().filter(|left| left.comm == "sleep").count() == 2
-        })
-        .await;
+        child
+            .has(|left| left.iter().filter(|one| one.comm == "sleep").count() == 2)
+            .await;
         child.signal(kmonitor_supervisor::Signal::TERM);
         child.empty().await;
     }

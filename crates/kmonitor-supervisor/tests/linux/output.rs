@@ -1,5 +1,7 @@
 //! What a child writes, what it inherits, and what it does not.
 
+use std::path::{Path, PathBuf};
+
 use kmonitor_supervisor::Stream;
 use kmonitor_supervisor::spec::{KillScope, Output, ProcessSpec};
 
@@ -79,12 +81,25 @@ async fn long_lines_are_cut_and_say_so() {
     assert_eq!((lines[1].text().as_ref(), lines[1].cut), ("short", false));
 }
 
-/// Without capture nothing is read; with `Null` nothing is seen.
+/// With `Null` nothing is seen, and with `Inherit` it goes where we write.
 #[tokio::test]
 async fn nothing_is_captured_unless_told() {
-    let spec = with_output(shell("readlink /proc/self/fd/1; exit 3"), Output::Null);
-    let child = run_to_end(spec).await;
-    assert!(child.lines().is_empty());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("where");
+    let script = format!(
+        "echo x; there=$(readlink /proc/$$/fd/1); echo $there > {}",
+        file.display()
+    );
+    let own = std::fs::read_link("/proc/self/fd/1").unwrap();
+    for (output, place) in [
+        (Output::Null, PathBuf::from("/dev/null")),
+        (Output::Inherit, own),
+    ] {
+        let child = run_to_end(with_output(shell(&script), output)).await;
+        assert!(child.lines().is_empty());
+        let there = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(Path::new(there.trim_end()), place);
+    }
 }
 
 /// The application's descriptors stay its own, also those opened without care.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kmonitor_supervisor::Signal;
+use kmonitor_supervisor::backend::Survivor;
 use kmonitor_supervisor::backend::linux::LinuxBackend;
 use kmonitor_supervisor::spec::{KillScope, Output, ProcessSpec};
 
@@ -78,12 +79,12 @@ async fn nothing_is_left(backend: &LinuxBackend, scope: KillScope, script: &str,
         assert_eq!(child.exited().await.code(), Some(7));
     }
     if script == STOPPED {
-        eventually(|| child.running.survivors().iter().any(|s| s.state == 'T')).await;
+        child.has(|left| left.iter().any(|s| s.state == 'T')).await;
     }
     child.signal(Signal::TERM);
     // They ignore it, and what ignores it is there.
     assert!(child.is_quiet(Duration::from_millis(100)).await);
-    let before = child.running.survivors();
+    let before = child.running.survivors().await;
     assert!(!before.is_empty());
     child.running.kill();
     if !ends {
@@ -93,7 +94,7 @@ async fn nothing_is_left(backend: &LinuxBackend, scope: KillScope, script: &str,
     child.empty().await;
     println!("{scope:?} empty after {:?}", killed.elapsed());
     assert_eq!(living_with(&token), [0; 0], "{before:?}");
-    assert!(child.running.survivors().is_empty());
+    assert!(child.running.survivors().await.is_empty());
     eventually(|| zombies().is_empty()).await;
 }
 
@@ -210,7 +211,7 @@ async fn a_stopped_child_is_continued_to_hear_term() {
     let mut child = start(&backend, "c", python(STOPPED), KillScope::Group);
     child.started().await;
     child.ready().await;
-    eventually(|| child.running.survivors().iter().any(|s| s.state == 'T')).await;
+    child.has(|left| left.iter().any(|s| s.state == 'T')).await;
     child.signal(Signal::TERM);
     child.signal(Signal::CONT);
     assert_eq!(child.exited().await.signal(), Some(15));
@@ -235,7 +236,7 @@ async fn nested_cgroups_that_a_child_made_are_removed() {
     assert_eq!(child.exited().await.code(), Some(3));
     let dir = child.lines()[0].clone();
     assert!(std::path::Path::new(&dir).join("a/b").is_dir(), "{dir}");
-    assert_eq!(child.running.survivors().len(), 1);
+    assert_eq!(child.running.survivors().await.len(), 1);
     child.running.kill();
     child.empty().await;
     assert!(!std::path::Path::new(&dir).exists(), "{dir}");
@@ -329,16 +330,12 @@ async fn survivors_have_names_and_states() {
     child.ready().await;
     child.wrote("up").await;
     // Once `sleep` is executed, and both have gone to sleep.
-    eventually(|| {
-        let survivors = child.running.survivors();
-        let mut names: Vec<_> = survivors
-            .iter()
-            .map(|s| (s.comm.as_str(), s.state))
-            .collect();
+    let both = |left: &[Survivor]| {
+        let mut names: Vec<_> = left.iter().map(|s| (s.comm.as_str(), s.state)).collect();
         names.sort_unstable();
         names == [("sh", 'S'), ("sleep", 'S')]
-    })
-    .await;
+    };
+    child.has(both).await;
     child.running.kill();
     assert_eq!(child.exited().await.signal(), Some(9));
     child.empty().await;

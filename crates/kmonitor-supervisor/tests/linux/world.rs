@@ -11,6 +11,7 @@ use kmonitor_hub::Hub;
 use kmonitor_supervisor::backend::linux::LinuxBackend;
 use kmonitor_supervisor::backend::{
     Backend, Incarnation, Launch, Origin, Process, Reach, Report, Reports, Running, StartError,
+    Survivor,
 };
 use kmonitor_supervisor::spec::{
     ChildName, ChildPath, CommandSpec, KillScope, Output, ProcessSpec, Readiness,
@@ -87,7 +88,17 @@ impl Child {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        self.running.signal(signal, Reach::Scope).unwrap();
+        // It is sent whether or not somebody waits for it.
+        drop(self.running.signal(&[signal], Reach::Scope));
+    }
+
+    /// Waits until those in its scope are such.
+    pub(crate) async fn has(&self, such: impl Fn(&[Survivor]) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !such(&self.running.survivors().await) {
+            assert!(Instant::now() < until, "it did not come about");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {

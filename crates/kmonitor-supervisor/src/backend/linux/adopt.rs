@@ -1,17 +1,19 @@
 //! Whom a specification names: a pid, `PID:INODE`, or what a pid file says.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kmonitor_event::{Pid, ProcessRef};
 use kmonitor_pidfd::{Pidfd, Readiness};
 use rustix::fs::OFlags;
 
+use super::identity::{Identity, is_gone};
 use super::procfs;
-use crate::spec::Adopt;
+use crate::spec::{Adopt, ChildPath};
 
 /// A pid, blanks, an end of the line; some daemons add a line or two.
 const FILE_BYTES_MAX: u64 = 256;
@@ -19,18 +21,75 @@ const FILE_BYTES_MAX: u64 = 256;
 /// The clock may have been set a little between the start and the writing.
 const CLOCK_SLACK_NS: u64 = 1_000_000_000;
 
-/// Takes hold of who is named.
-///
-/// # Errors
-/// What to tell a person.
-pub(super) fn find(adopt: &Adopt) -> Result<Arc<Pidfd>, String> {
-    let pidfd = match adopt {
-        Adopt::Pid(pid) => open(ProcessRef::from(*pid))?,
-        Adopt::Process(process) => open(*process)?,
-        Adopt::PidFile(path) => {
-            in_file(path).map_err(|why| format!("pid file {}: {why}", path.display()))?
+/// Whom bare pids were found to mean, per child: a declaration means the process that
+/// had the pid when it was first looked for, and nobody who has it later.
+#[derive(Debug, Default)]
+pub(super) struct Meant(Mutex<HashMap<ChildPath, (Adopt, Option<Identity>)>>);
+
+impl Meant {
+    /// Takes hold of who is named.
+    ///
+    /// # Errors
+    /// What to tell a person.
+    pub(super) fn find(&self, child: &ChildPath, adopt: &Adopt) -> Result<Arc<Pidfd>, String> {
+        match adopt {
+            Adopt::Pid(pid) => self.by_pid(child, adopt, *pid),
+            Adopt::Process(ProcessRef { pid, inode: None }) => self.by_pid(child, adopt, *pid),
+            Adopt::Process(process) => open(*process),
+            Adopt::PidFile(path) => {
+                in_file(path).map_err(|why| format!("pid file {}: {why}", path.display()))
+            }
         }
-    };
+        .and_then(adoptable)
+    }
+
+    /// A former run adopted this one for the child. If that is whom the pid means, it
+    /// means nobody else.
+    pub(super) fn was(&self, child: &ChildPath, adopt: &Adopt, whom: Identity) {
+        let pid = match adopt {
+            Adopt::Pid(pid) => *pid,
+            Adopt::Process(process) => process.pid,
+            Adopt::PidFile(_) => return,
+        };
+        if pid == whom.pid {
+            self.bind(child, adopt, Some(whom));
+        }
+    }
+
+    fn bind(&self, child: &ChildPath, adopt: &Adopt, whom: Option<Identity>) {
+        let mut meant = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        meant.insert(child.clone(), (adopt.clone(), whom));
+    }
+
+    fn by_pid(&self, child: &ChildPath, adopt: &Adopt, pid: Pid) -> Result<Pidfd, String> {
+        let known = {
+            let meant = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = meant.get(child).filter(|(of, _)| of == adopt);
+            known.map(|(_, whom)| *whom)
+        };
+        if let Some(whom) = known {
+            let held = whom.map(|whom| whom.open()).transpose();
+            let held = held.map_err(|error| format!("process {pid}: {error}"))?;
+            return held.flatten().ok_or(format!(
+                "process {pid} is not the one that had this pid at the first start, which is gone"
+            ));
+        }
+        match Pidfd::open(pid) {
+            Ok(pidfd) => {
+                self.bind(child, adopt, Some(Identity::of(&pidfd)));
+                Ok(pidfd)
+            }
+            Err(error) => {
+                if is_gone(&error) {
+                    self.bind(child, adopt, None);
+                }
+                Err(format!("process {pid}: {error}"))
+            }
+        }
+    }
+}
+
+fn adoptable(pidfd: Pidfd) -> Result<Arc<Pidfd>, String> {
     let pid = pidfd.pid();
     if procfs::own_ancestry().contains(&pid.as_raw()) {
         return Err(format!(
@@ -96,6 +155,14 @@ mod tests {
     use super::*;
     use std::fs;
 
+    fn find(adopt: &Adopt) -> Result<Arc<Pidfd>, String> {
+        Meant::default().find(&child(), adopt)
+    }
+
+    fn child() -> ChildPath {
+        ChildPath::root(&crate::spec::ChildName::new("c").unwrap())
+    }
+
     fn refused(content: &[u8]) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.pid");
@@ -149,5 +216,35 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(fresh.unwrap().pid().as_raw(), child.id() as i32);
         assert!(stale.unwrap_err().contains("younger"));
+    }
+
+    #[test]
+    fn a_pid_that_was_used_again_is_not_adopted() {
+        let mut process = std::process::Command::new("sleep");
+        let mut process = process.arg("60").spawn().unwrap();
+        let pid = Pid::try_from(process.id()).unwrap();
+        for adopt in [
+            Adopt::Pid(pid),
+            Adopt::Process(ProcessRef { pid, inode: None }),
+        ] {
+            let meant = Meant::default();
+            let first = meant.find(&child(), &adopt).unwrap();
+            // The same is found again.
+            meant.find(&child(), &adopt).unwrap();
+            // Another had the pid at the first start, or nobody.
+            let now = Identity::of(&first);
+            let inode = now.inode.and_then(|inode| inode.checked_add(1));
+            let start = now.start - 1;
+            let another = Identity { pid, inode, start };
+            for former in [Some(another), None] {
+                meant.bind(&child(), &adopt, former);
+                let error = meant.find(&child(), &adopt).unwrap_err();
+                assert!(error.contains("not the one"), "{error}");
+            }
+            meant.was(&child(), &adopt, another);
+            assert!(meant.find(&child(), &adopt).is_err());
+        }
+        process.kill().unwrap();
+        process.wait().unwrap();
     }
 }

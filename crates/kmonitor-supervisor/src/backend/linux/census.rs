@@ -10,17 +10,19 @@
 //! forked, and that came to us because we are a subreaper. Those are reaped here, one
 //! by one, by pidfd. What this program forked itself is its own business.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kmonitor_event::{Event, EventKind, EventMask, Pid, ProcessKey, ProcessRef};
 use kmonitor_hub::{Filter, Hub, SubscribeError, Subscription};
-use kmonitor_pidfd::Pidfd;
+use kmonitor_pidfd::{Pidfd, Readiness};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use std::os::fd::AsFd;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::identity::open_seen;
 use super::procfs::{self, Stat, Table};
+use super::scope::Marks;
 
 /// Events may queue while this program is busy. Beyond it they are counted as lost,
 /// and scans of `/proc` take over.
@@ -49,8 +51,8 @@ struct Known {
     nodes: HashMap<i32, Vec<Node>>,
     living: HashMap<Line, usize>,
     lines: u64,
-    /// Ended, not ours to reap yet: their parent lives, or is not told yet.
-    unreaped: Vec<(i32, u64)>,
+    /// Ended, not ours to reap yet, by the parent whose end can make them so.
+    unreaped: HashMap<i32, Vec<(i32, u64)>>,
     /// How many leaders are being started, and where the lines of children of ours
     /// that have ended meanwhile began: one of them may be such a leader.
     expected: usize,
@@ -76,7 +78,8 @@ struct Board {
 
 struct Ask {
     process: ProcessRef,
-    reply: oneshot::Sender<Result<Line, SubscribeError>>,
+    marks: Arc<Marks>,
+    reply: oneshot::Sender<Option<Line>>,
 }
 
 impl std::fmt::Debug for Ask {
@@ -97,7 +100,8 @@ impl Census {
         let events = hub.subscribe(filter).await?;
         let (asks, asked) = mpsc::channel(64);
         let board = Arc::new(Board::default());
-        board.known().seed_ourselves();
+        let table = read_table().await;
+        board.known().seed_ourselves(&table);
         tokio::spawn(run(Arc::clone(&board), events, asked));
         Ok(Arc::new(Self { board, asks }))
     }
@@ -112,17 +116,18 @@ impl Census {
         Expected(Arc::clone(self))
     }
 
-    /// The line that begins with any process, and those that descend from it now.
-    pub(super) async fn line_of(&self, process: ProcessRef) -> Option<Line> {
+    /// The line that begins with any process, and those that descend from it now or
+    /// are marked as such: they may have lost their parents before we began.
+    pub(super) async fn line_of(&self, process: ProcessRef, marks: &Arc<Marks>) -> Option<Line> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(Ask { process, reply }).await.ok()?;
-        match answer.await.ok()? {
-            Ok(line) => Some(line),
-            Err(error) => {
-                tracing::debug!(%process, %error, "its tree cannot be followed");
-                None
-            }
-        }
+        let marks = Arc::clone(marks);
+        let ask = Ask {
+            process,
+            marks,
+            reply,
+        };
+        self.asks.send(ask).await.ok()?;
+        answer.await.ok()?
     }
 
     /// Waits until a line has no living member. Whether that is certain.
@@ -226,17 +231,78 @@ async fn run(board: Arc<Board>, mut events: Subscription, mut asked: mpsc::Recei
                 board.take(&event);
             }
             ask = asked.recv(), if used => {
-                let Some(Ask { process, reply }) = ask else {
+                let Some(Ask { process, marks, reply }) = ask else {
                     used = false;
                     continue;
                 };
-                let added = events.add_tree(process).await;
-                let answer = added.map(|()| board.known().seed_tree(process.pid));
+                let answer = follow(&board, &mut events, process, &marks).await;
                 // Nobody waits for it any more: the line is known all the same.
                 let _ = reply.send(answer);
             }
         }
     }
+}
+
+/// Begins to follow a tree that was there before. `None` if not all of it can be.
+async fn follow(
+    board: &Board,
+    events: &mut Subscription,
+    root: ProcessRef,
+    marks: &Arc<Marks>,
+) -> Option<Line> {
+    if let Err(error) = events.add_tree(root).await {
+        tracing::debug!(process = %root, %error, "its tree cannot be followed");
+        return None;
+    }
+    let mut followed = HashSet::from([root.pid.as_raw()]);
+    loop {
+        let table = read_table().await;
+        let of = Arc::clone(marks);
+        // Reads environments, so not here.
+        let judged = tokio::task::spawn_blocking(move || {
+            let marked: Vec<Stat> = table.iter().filter(|s| of.is_root(s)).copied().collect();
+            (table, marked)
+        });
+        // It can only panic; then there is the root at least.
+        let (table, marked) = match judged.await {
+            Ok(judged) => judged,
+            Err(_) => (read_table().await, Vec::new()),
+        };
+        let known: HashSet<i32> = table
+            .descending_from(|stat| followed.contains(&stat.pid))
+            .iter()
+            .map(|stat| stat.pid)
+            .collect();
+        let strays = marked
+            .iter()
+            .filter(|stat| !stat.is_dead() && !known.contains(&stat.pid));
+        let mut news = false;
+        for stat in strays {
+            let Some(stray) = open_seen(stat) else {
+                // It has ended, or there is no descriptor left.
+                let lives = procfs::stat(stat.pid).is_some_and(|now| now.start == stat.start);
+                if lives { return None } else { continue }
+            };
+            let (pid, inode) = (stray.pid(), stray.inode());
+            if let Err(error) = events.add_tree(ProcessRef { pid, inode }).await {
+                tracing::debug!(process = %pid, %error, "a part of a tree cannot be followed");
+                if matches!(stray.readiness(), Ok(Readiness::Alive)) {
+                    return None;
+                }
+            }
+            news = true;
+            followed.insert(pid.as_raw());
+        }
+        if !news {
+            return Some(board.known().seed_tree(&table, root.pid, &followed));
+        }
+    }
+}
+
+/// Reads the whole process table, where that may block.
+async fn read_table() -> Table {
+    let read = tokio::task::spawn_blocking(Table::read).await;
+    read.unwrap_or_else(|_| Table::read())
 }
 
 impl Board {
@@ -277,7 +343,7 @@ impl Known {
     fn has_orphans(&self) -> bool {
         let is_orphan = |pid: &i32| {
             let nodes = self.nodes.get(pid).into_iter().flatten();
-            let mut unreaped = self.unreaped.iter();
+            let mut unreaped = self.unreaped.values().flatten();
             nodes.into_iter().any(|node| !node.first) || unreaped.any(|(dead, _)| dead == pid)
         };
         procfs::own_children().iter().any(is_orphan)
@@ -293,9 +359,8 @@ impl Known {
     }
 
     /// What descended from us before events began: each child of ours begins a line.
-    fn seed_ourselves(&mut self) {
+    fn seed_ourselves(&mut self, table: &Table) {
         let me = procfs::own_pid();
-        let table = Table::read();
         let children: Vec<i32> = table
             .iter()
             .filter(|stat| stat.parent == me)
@@ -303,18 +368,18 @@ impl Known {
             .collect();
         for child in children {
             let line = self.new_line();
-            self.seed(&table, child, line);
+            self.seed(table, child, &HashSet::from([child]), line);
         }
     }
 
-    fn seed_tree(&mut self, pid: Pid) -> Line {
+    fn seed_tree(&mut self, table: &Table, root: Pid, all: &HashSet<i32>) -> Line {
         let line = self.new_line();
-        self.seed(&Table::read(), pid.as_raw(), line);
+        self.seed(table, root.as_raw(), all, line);
         line
     }
 
-    fn seed(&mut self, table: &Table, root: i32, line: Line) {
-        for stat in table.descending_from(|stat| stat.pid == root) {
+    fn seed(&mut self, table: &Table, root: i32, all: &HashSet<i32>, line: Line) {
+        for stat in table.descending_from(|stat| all.contains(&stat.pid)) {
             let mut nodes = self.nodes.get_mut(&stat.pid).into_iter().flatten();
             if let Some(node) = nodes.find(|node| node.born_by >= stat.start) {
                 // Known as another line's: the newer claim is the more exact one.
@@ -328,7 +393,7 @@ impl Known {
             // Read of a zombie: its end may have been told before we began.
             if stat.is_dead() {
                 if stat.pid != root {
-                    self.unreaped.push((stat.pid, stat.start));
+                    self.settle(stat.pid, stat.start);
                 }
                 continue;
             }
@@ -397,33 +462,48 @@ impl Known {
             }
         }
         if !node.first {
-            self.unreaped.push((pid, node.born_by));
+            self.settle(pid, node.born_by);
         } else if self.expected > 0 {
             self.ended.insert(pid, (node.born_by, node.line));
         }
-        // Its own children that are zombies are ours now, if it had any.
-        self.unreaped
-            .retain(|(pid, born_by)| !settle(*pid, *born_by));
+        // Its own children that are zombies are ours now, if it had any; and there may
+        // be a descriptor again for those that were.
+        for parent in [pid, procfs::own_pid()] {
+            for (pid, born_by) in self.unreaped.remove(&parent).unwrap_or_default() {
+                self.settle(pid, born_by);
+            }
+        }
+    }
+
+    /// Reaps a dead process if it came to us, or notes whose end to wait for.
+    fn settle(&mut self, pid: i32, born_by: u64) {
+        let Some(parent) = reap_if_ours(pid, born_by) else {
+            return;
+        };
+        // The ends of others are not told, nor do their children come to us.
+        if parent == procfs::own_pid() || self.nodes.contains_key(&parent) {
+            let dead = self.unreaped.entry(parent).or_default();
+            dead.push((pid, born_by));
+        }
     }
 }
 
-/// Reaps a dead process that came to us. Whether there is nothing left to be done.
-fn settle(pid: i32, born_by: u64) -> bool {
-    let Some(opened) = Pid::new(pid).map(Pidfd::open) else {
-        return true;
-    };
-    let pidfd = match opened {
+/// Reaps a dead process if it came to us. Its parent, if that may still do so.
+fn reap_if_ours(pid: i32, born_by: u64) -> Option<i32> {
+    let seen = procfs::stat(pid)?;
+    let pidfd = match Pidfd::open(Pid::new(pid)?) {
         Ok(pidfd) => pidfd,
-        Err(error) => return error.is_gone(),
+        Err(error) if error.is_gone() => return None,
+        // For want of a descriptor: another time.
+        Err(_) => return Some(seen.parent),
     };
     // Read after the opening, so that it is of the one that is held, or of a later one.
-    let Some(stat) = procfs::stat(pid) else {
-        return true;
-    };
-    if stat.start > born_by {
-        return true;
+    let stat = procfs::stat(pid).filter(|stat| stat.start <= born_by)?;
+    if stat.parent != procfs::own_pid() {
+        return Some(stat.parent);
     }
-    stat.parent == procfs::own_pid() && reap(&pidfd)
+    reap(&pidfd);
+    None
 }
 
 /// Reaps a child that is dead.

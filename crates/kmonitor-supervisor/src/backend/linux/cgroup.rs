@@ -5,26 +5,31 @@
 //! that fork; `cgroup.events` says when the last one, in nested cgroups too, is dead.
 //! Zombies do not count, and do not hinder removal (run on 6.18).
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::procfs::{self, Stat};
+use super::state::{StateError, flocked};
 use crate::sys;
 
 /// How often removal is tried where the kernel is not done yet, and how long between.
 const REMOVE_TRIES: u32 = 50;
-const REMOVE_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
+const REMOVE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Where our cgroups are.
 #[derive(Debug)]
 pub(super) struct CgroupBase {
     dir: PathBuf,
+    /// To be locked: who holds it may clear away what is there.
+    held: File,
 }
 
 impl CgroupBase {
@@ -45,7 +50,26 @@ impl CgroupBase {
                 return Err(format!("cannot make the cgroup {}: {error}", dir.display()));
             }
         }
-        Ok(Self { dir })
+        let held = File::open(&dir);
+        let held = held.map_err(|error| format!("cannot open {}: {error}", dir.display()))?;
+        Ok(Self { dir, held })
+    }
+
+    /// Makes sure that no other supervisor has its children there, also where its state
+    /// directory is a copy of ours.
+    pub(super) async fn lock(&self, patience: Duration) -> Result<(), StateError> {
+        match flocked(&self.held, patience).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StateError::Locked {
+                dir: self.dir.clone(),
+                holder: None,
+            }),
+            Err(error) => Err(StateError::Io {
+                action: "lock",
+                path: self.dir.clone(),
+                error,
+            }),
+        }
     }
 
     /// Makes one for an incarnation, and opens what its child will join it by.
@@ -79,13 +103,22 @@ impl Drop for CgroupBase {
 pub(super) struct Cgroup {
     path: PathBuf,
     events: AsyncFd<File>,
+    /// `cgroup.kill`, opened when there was a descriptor left. `None` where the kernel
+    /// (before 5.14) has none.
+    kill: Option<File>,
 }
 
 impl Cgroup {
     /// Opens one that exists. Within a runtime.
     pub(super) fn open(path: PathBuf) -> io::Result<Self> {
         let events = sys::register_notified(File::open(path.join("cgroup.events"))?)?;
-        Ok(Self { path, events })
+        let kill = File::options().write(true).open(path.join("cgroup.kill"));
+        let kill = match kill {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { path, events, kill })
     }
 
     /// Waits until it has no living member.
@@ -113,19 +146,15 @@ impl Cgroup {
             .any(|l| l == b"populated 1"))
     }
 
-    /// Ends all members. `false` where the kernel (before 5.14) cannot.
+    /// Ends all members at once. `false` where the kernel cannot.
     pub(super) fn kill(&self) -> io::Result<bool> {
-        match File::options()
-            .write(true)
-            .open(self.path.join("cgroup.kill"))
-        {
-            Ok(mut file) => file.write_all(b"1").map(|()| true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        match &self.kill {
+            Some(file) => file.write_at(b"1", 0).map(|_| true),
+            None => {
                 // Who cannot run cannot fork; SIGKILL works on the frozen too.
                 let _ = fs::write(self.path.join("cgroup.freeze"), "1");
                 Ok(false)
             }
-            Err(error) => Err(error),
         }
     }
 
@@ -134,10 +163,18 @@ impl Cgroup {
         let mut members = Vec::new();
         let mut todo = vec![self.path.clone()];
         while let Some(dir) = todo.pop() {
-            if let Ok(text) = fs::read_to_string(dir.join("cgroup.procs")) {
-                let pids = text.lines().filter_map(|line| line.parse().ok());
-                members.extend(pids.filter_map(procfs::stat).filter(|stat| !stat.is_dead()));
-            }
+            let pids = numbers(&dir.join("cgroup.procs"));
+            // That of a threaded one, as a member may make it, cannot be read.
+            let pids = pids.or_else(|_| {
+                let threads = numbers(&dir.join("cgroup.threads"))?;
+                let pids = threads.into_iter().filter_map(procfs::process_of);
+                Ok::<_, io::Error>(pids.collect::<BTreeSet<_>>().into_iter().collect())
+            });
+            let stats = pids
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(procfs::stat);
+            members.extend(stats.filter(|stat| !stat.is_dead()));
             todo.extend(subdirectories(&dir));
         }
         members
@@ -177,6 +214,11 @@ impl Cgroup {
         }
         tracing::warn!(cgroup = %self.path.display(), "cannot remove: somebody is in it");
     }
+}
+
+fn numbers(file: &Path) -> io::Result<Vec<i32>> {
+    let text = fs::read_to_string(file)?;
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
 /// Removes a cgroup, the innermost first.

@@ -11,7 +11,7 @@
 //! closes): the next supervisor gets the lock only after that.
 //!
 //! What could refute it: SIGKILL to the supervisor at any of its system calls, and
-//! then a child that runs and is not adopted (`tests/it/supervisor/killed.rs`).
+//! then a child that runs and is not adopted (`tests/linux/killed.rs`).
 
 use std::ffi::CString;
 use std::fs::File;

@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 
 use kmonitor_event::{Pid, ProcessRef};
 use kmonitor_pidfd::Pidfd;
+use kmonitor_source::ProbeError;
 
 use super::procfs;
 use crate::backend::Process;
@@ -28,16 +29,23 @@ impl Identity {
         }
     }
 
-    /// Takes hold of it, dead or alive, if it has not been reaped.
-    pub(super) fn open(&self) -> Option<Pidfd> {
-        let pidfd = Pidfd::open(self.pid).ok()?;
+    /// Takes hold of it, dead or alive; `None` if it has been reaped.
+    ///
+    /// # Errors
+    /// It could not be found out, which says nothing of whether it lives.
+    pub(super) fn open(&self) -> Result<Option<Pidfd>, ProbeError> {
+        let pidfd = match Pidfd::open(self.pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let same = match (self.inode, pidfd.inode()) {
             (Some(expected), Some(found)) => expected == found,
             // Start times count in hundredths of a second: another process has this
             // one only if it got the same pid within one.
             _ => self.start != 0 && Self::of(&pidfd).start == self.start,
         };
-        same.then_some(pidfd)
+        Ok(same.then_some(pidfd))
     }
 
     pub(super) fn process(&self) -> Process {
@@ -50,6 +58,12 @@ impl Identity {
             inode: self.inode,
         }
     }
+}
+
+/// Whether a process could not be opened because there is none. That its number is a
+/// thread's now says the same; all else says nothing.
+pub(super) fn is_gone(error: &ProbeError) -> bool {
+    error.is_gone() || matches!(error, ProbeError::Thread { .. })
 }
 
 /// Takes hold of a process that was seen in a listing, if it is still that one.

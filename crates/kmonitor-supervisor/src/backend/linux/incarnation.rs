@@ -4,21 +4,23 @@ use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 
+use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use super::capture::{Awaited, Capture, Ends};
 use super::census::{Census, Expected, Line};
 use super::cgroup::{self, Cgroup};
 use super::leader::{Ending, Leader};
-use super::orphans::{self, Orphans};
+use super::orphans;
 use super::ready::{self, Waiting};
-use super::running::Shared;
-use super::scope::{Marks, Scope, Tree};
-use super::spawn::{Surroundings, spawn};
+use super::running::Asked;
+use super::scope::{Group, Marks, Scope, Tree};
+use super::spawn::{Failed, Surroundings, spawn};
 use super::state::{Pipe, Record, RecordFile, StateDir, file_name};
-use super::{Inner, MARK, adopt, leftover, procfs};
+use super::{Inner, MARK, leftover, procfs};
 use crate::backend::{Launch, Origin, Report, Reports, StartError};
-use crate::spec::{Adopt, CommandSpec, KillScope, Output, Readiness};
+use crate::spec::{CommandSpec, KillScope, Output, Readiness};
 
 /// An incarnation that exists.
 struct Begun {
@@ -35,9 +37,9 @@ struct Begun {
 }
 
 /// Runs an incarnation as a task of the current runtime.
-pub(super) fn begin(inner: Arc<Inner>, launch: Launch, reports: Reports, shared: Arc<Shared>) {
+pub(super) fn begin(inner: Arc<Inner>, launch: Launch, reports: Reports, asked: Asked) {
     match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn(run(inner, launch, reports, shared))),
+        Ok(runtime) => drop(runtime.spawn(run(inner, launch, reports, asked))),
         Err(_) => {
             let text = "the Linux backend works within a tokio runtime";
             reports.send(Report::Failed(StartError::Other(text.to_owned())));
@@ -45,13 +47,18 @@ pub(super) fn begin(inner: Arc<Inner>, launch: Launch, reports: Reports, shared:
     }
 }
 
-async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, shared: Arc<Shared>) {
-    let begun = match obtain(&inner, &launch, &shared).await {
+async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, asked: Asked) {
+    let claimed = asked
+        .kill
+        .run_until_cancelled(inner.claims.claim(&launch.path));
+    let Some(claim) = claimed.await else {
+        return reports.send(Report::Failed(StartError::Cancelled));
+    };
+    let begun = match obtain(&inner, &launch, &asked.kill).await {
         Ok(begun) => begun,
         Err(error) => {
-            shared.end();
-            reports.send(Report::Failed(error));
-            return;
+            drop(claim);
+            return reports.send(Report::Failed(error));
         }
     };
     let Begun {
@@ -70,13 +77,8 @@ async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, shared: Arc<Sh
         origin,
         scope: scope.kind(),
     });
-    shared.begin(Arc::clone(&leader), Arc::clone(&scope));
 
-    let killing = async {
-        shared.killed().await;
-        scope.kill(&leader).await;
-    };
-    let mut killing = pin!(killing);
+    let mut serving = pin!(asked.serve(&leader, &scope));
     let status = {
         let mut ended = pin!(leader.ended(ending));
         let mut ready = pin!(waiting.ready());
@@ -94,7 +96,7 @@ async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, shared: Arc<Sh
                     reports.send(Report::Ready);
                 }
                 status = &mut ended => break status,
-                () = &mut killing => {}
+                () = &mut serving => {}
             }
         }
     };
@@ -110,13 +112,13 @@ async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, shared: Arc<Sh
 
     tokio::select! {
         () = scope.emptied(&leader) => {}
-        () = &mut killing => {}
+        () = &mut serving => {}
     }
-    shared.end();
     // Before anybody may reap it, the sweeping of orphans too.
     leader.retire();
     if let Some(registered) = registered {
-        registered.end();
+        // It looks at all our children. It can only panic, and then they are as they are.
+        let _ = tokio::task::spawn_blocking(|| registered.end()).await;
     }
     leader.reap();
     if let Some(capture) = capture {
@@ -128,32 +130,48 @@ async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, shared: Arc<Sh
     if let Some(state) = &inner.state {
         state.forget(launch.path.as_str());
     }
+    drop(claim);
     reports.send(Report::Empty);
 }
 
-async fn obtain(inner: &Inner, launch: &Launch, shared: &Shared) -> Result<Begun, StartError> {
-    if shared.is_killed() {
+async fn obtain(
+    inner: &Inner,
+    launch: &Launch,
+    kill: &CancellationToken,
+) -> Result<Begun, StartError> {
+    if kill.is_cancelled() {
         return Err(StartError::Cancelled);
     }
     let path = launch.path.as_str();
-    inner.no_longer_left(path);
     if let Some(state) = &inner.state
-        && let Some(record) = state.record(path)
+        && let Some(record) = state.record(path).map_err(|error| {
+            StartError::Other(format!("it is not known whether it runs: {error}"))
+        })?
     {
-        if let Some(leader) = leftover::living(&record) {
+        let living = leftover::living(&record).map_err(|error| {
+            StartError::Other(format!("it is not known whether it runs: {error}"))
+        })?;
+        if let Some(leader) = living {
             return recover(inner, state, launch, &record, leader).await;
         }
         leftover::clear(&record)
             .await
             .map_err(|why| StartError::Other(format!("cannot clear what was left of it: {why}")))?;
         state.forget(path);
+        drop(inner.no_longer_kept(path));
+        if let (Some(adopt), Some(process), true) =
+            (&launch.spec.adopt, record.process, record.adopted)
+        {
+            inner.meant.was(&launch.path, adopt, process);
+        }
     }
+    inner.no_longer_left(path);
     let spec = &launch.spec;
     let adopt = spec.adopt.as_ref();
     // The first time, or each time if nothing else is to be had.
     if let Some(adopt) = adopt.filter(|_| launch.generation == 1 || spec.command.is_none()) {
-        match find(inner, path, adopt) {
-            Ok(leader) => return adopted(inner, launch, leader).await,
+        match inner.meant.find(&launch.path, adopt) {
+            Ok(pidfd) => return adopted(inner, launch, Leader::adopted(pidfd)).await,
             Err(why) if spec.command.is_none() => return Err(StartError::Adopt(why)),
             Err(why) => {
                 tracing::info!(child = %launch.path, %why, "nobody to adopt: it is started");
@@ -161,26 +179,13 @@ async fn obtain(inner: &Inner, launch: &Launch, shared: &Shared) -> Result<Begun
         }
     }
     match &spec.command {
-        Some(command) => start(inner, launch, command, shared).await,
+        Some(command) => start(inner, launch, command, kill).await,
         None => Err(StartError::Adopt("there is nothing to start".to_owned())),
     }
 }
 
-/// Whom a specification names, if that is the same process as before.
-fn find(inner: &Inner, path: &str, adopt: &Adopt) -> Result<Leader, String> {
-    let leader = Leader::new(adopt::find(adopt)?, false);
-    // By inode and by file it is checked already.
-    if let Adopt::Pid(pid) = adopt
-        && !inner.still_names(path, leader.identity)
-    {
-        return Err(format!(
-            "process {pid} is not the one that had this pid when it was first adopted"
-        ));
-    }
-    Ok(leader)
-}
-
-/// Takes over what a former run started or adopted.
+/// Takes over what a former run started or adopted. What was started and cannot be
+/// taken over is ended; what was adopted is left, with its record.
 async fn recover(
     inner: &Inner,
     state: &StateDir,
@@ -188,25 +193,56 @@ async fn recover(
     record: &Record,
     leader: Leader,
 ) -> Result<Begun, StartError> {
-    let path = launch.path.as_str();
-    let failed = |error: std::io::Error| StartError::Other(format!("cannot recover it: {error}"));
     let leader = Arc::new(leader);
+    let error = match take_over(inner, state, launch, record, &leader).await {
+        Ok(begun) => {
+            inner.no_longer_left(&record.path);
+            return Ok(begun);
+        }
+        Err(error) => error,
+    };
+    if !record.adopted {
+        leftover::end(record, &leader).await.map_err(|why| {
+            StartError::Other(format!("cannot recover it ({error}), nor end it: {why}"))
+        })?;
+        state.forget(&record.path);
+        inner.no_longer_left(&record.path);
+    }
+    Err(StartError::Other(format!("cannot recover it: {error}")))
+}
+
+async fn take_over(
+    inner: &Inner,
+    state: &StateDir,
+    launch: &Launch,
+    record: &Record,
+    leader: &Arc<Leader>,
+) -> std::io::Result<Begun> {
+    let path = launch.path.as_str();
+    if let Some(adopt) = launch.spec.adopt.as_ref().filter(|_| record.adopted) {
+        inner.meant.was(&launch.path, adopt, leader.identity);
+    }
     // A child of this very program, by an earlier backend: its orphans come to us too.
-    let registered = leader.ours.then(|| {
-        let variable = format!("{MARK}={}", record.marker);
-        orphans::Expected::new().started(leader.identity.pid, &variable)
-    });
+    let registered = match inner.no_longer_kept(path) {
+        None if leader.ours => {
+            let pid = leader.identity.pid;
+            orphans::register(orphans::Expected::new(), pid, &record.marker).await
+        }
+        kept => kept,
+    };
     let ending = leader.ending(inner.hub.as_ref()).await;
-    let scope = leftover::scope_of(inner, record, &leader)
-        .await
-        .map_err(failed)?;
+    let scope = leftover::scope_of(inner, record, leader).await?;
+    look_once(&scope, leader).await;
     // Whatever the specification says now: a pipe that nobody reads stops the child.
     let ends = Ends {
         stdout: state.reopen_pipe(path, Pipe::Stdout),
         stderr: state.reopen_pipe(path, Pipe::Stderr),
     };
     let has_output = ends.stdout.is_some() || ends.stderr.is_some();
-    let notify = state.reopen_pipe(path, Pipe::Notify);
+    let notify = state
+        .reopen_pipe(path, Pipe::Notify)
+        .map(receiver)
+        .transpose()?;
     let (waiting, awaited) = match &launch.spec.ready {
         _ if record.ready => (Waiting::Nothing, None),
         Readiness::NotifyFd(_) | Readiness::Line(_) if record.adopted => (Waiting::Nothing, None),
@@ -215,19 +251,30 @@ async fn recover(
     };
     let capture = has_output
         .then(|| capture(launch, ends, awaited))
-        .transpose()
-        .map_err(failed)?;
+        .transpose()?;
     Ok(Begun {
-        leader,
+        leader: Arc::clone(leader),
         registered,
         ending,
         origin: Origin::Recovered,
-        scope: Arc::new(scope),
+        scope,
         capture,
         waiting,
-        record: Some(state.reopen(path).map_err(failed)?),
+        record: Some(state.reopen(path)?),
         was_ready: record.ready,
     })
+}
+
+/// Whoever is in a group must have been seen before somebody else reaps its leader.
+async fn look_once(scope: &Arc<Scope>, leader: &Arc<Leader>) {
+    if let Scope::Group(_) = &**scope
+        && !leader.ours
+    {
+        let (scope, leader) = (Arc::clone(scope), Arc::clone(leader));
+        let looked = tokio::task::spawn_blocking(move || drop(scope.members(&leader, true)));
+        // It can only panic, and then nobody was seen.
+        let _ = looked.await;
+    }
 }
 
 /// Takes over a process that was there.
@@ -266,6 +313,7 @@ async fn adopted(inner: &Inner, launch: &Launch, leader: Leader) -> Result<Begun
     };
     let scope = leftover::scope_of(inner, &record, &leader).await;
     let scope = scope.map_err(|error| StartError::Other(error.to_string()))?;
+    look_once(&scope, &leader).await;
     let file = match &inner.state {
         Some(state) => Some(state.write(&record).map_err(|error| {
             StartError::Other(format!("cannot record what was adopted: {error}"))
@@ -282,7 +330,7 @@ async fn adopted(inner: &Inner, launch: &Launch, leader: Leader) -> Result<Begun
         registered: None,
         ending,
         origin: Origin::Adopted,
-        scope: Arc::new(scope),
+        scope,
         capture: None,
         waiting,
         record: file,
@@ -290,7 +338,14 @@ async fn adopted(inner: &Inner, launch: &Launch, leader: Leader) -> Result<Begun
     })
 }
 
-fn waiting_for(readiness: &Readiness, notify: Option<OwnedFd>) -> (Waiting, Option<Awaited>) {
+fn receiver(fd: OwnedFd) -> std::io::Result<pipe::Receiver> {
+    pipe::Receiver::from_owned_fd(fd)
+}
+
+fn waiting_for(
+    readiness: &Readiness,
+    notify: Option<pipe::Receiver>,
+) -> (Waiting, Option<Awaited>) {
     match readiness {
         Readiness::Immediate | Readiness::Exec => (Waiting::Nothing, None),
         Readiness::NotifyFd(_) => (notify.map_or(Waiting::Never, Waiting::Newline), None),
@@ -313,7 +368,7 @@ async fn start(
     inner: &Inner,
     launch: &Launch,
     command: &CommandSpec,
-    shared: &Shared,
+    kill: &CancellationToken,
 ) -> Result<Begun, StartError> {
     match &launch.spec.ready {
         Readiness::Line(_) if !matches!(launch.spec.output, Output::Capture { .. }) => {
@@ -330,7 +385,7 @@ async fn start(
     if let KillScope::Best | KillScope::Cgroup = launch.scope {
         let why = match &inner.cgroups {
             Err(why) => why.clone(),
-            Ok(_) => match attempt(inner, launch, command, KillScope::Cgroup, shared).await {
+            Ok(_) => match attempt(inner, launch, command, KillScope::Cgroup, kill).await {
                 Err(StartError::Scope { why, .. }) => why,
                 result => return result,
             },
@@ -342,17 +397,19 @@ async fn start(
             });
         }
         tracing::info!(child = %launch.path, %why, "no cgroup for it: it is followed as a tree");
-        return attempt(inner, launch, command, KillScope::Tree, shared).await;
+        return attempt(inner, launch, command, KillScope::Tree, kill).await;
     }
-    attempt(inner, launch, command, launch.scope, shared).await
+    attempt(inner, launch, command, launch.scope, kill).await
 }
 
-/// What was made for a child that is not started yet.
+/// What was made for a child that is not started yet: all that needs a descriptor, so
+/// that nothing is missing once it runs.
 #[derive(Default)]
 struct Prepared {
-    cgroup: Option<std::path::PathBuf>,
-    ends: Ends,
-    notify: Option<OwnedFd>,
+    dir: Option<std::path::PathBuf>,
+    cgroup: Option<Cgroup>,
+    capture: Option<Capture>,
+    waiting: Option<Waiting>,
     record: Option<RecordFile>,
 }
 
@@ -361,10 +418,9 @@ async fn attempt(
     launch: &Launch,
     command: &CommandSpec,
     scope: KillScope,
-    shared: &Shared,
+    kill: &CancellationToken,
 ) -> Result<Begun, StartError> {
     let mark = inner.next_word();
-    let variable = format!("{MARK}={mark}");
     let census = match scope {
         KillScope::Tree => inner.census().await,
         _ => None,
@@ -374,7 +430,7 @@ async fn attempt(
         _ => None,
     };
     let permit = inner.spawns.acquire().await;
-    if shared.is_killed() {
+    if kill.is_cancelled() {
         return Err(StartError::Cancelled);
     }
     let expected = census.as_ref().map(Census::expect_child);
@@ -382,53 +438,55 @@ async fn attempt(
     // subreaper, and what comes to us must be reaped.
     let registering = orphans::Expected::new();
     let mut prepared = Prepared::default();
-    let surroundings = prepare(inner, launch, scope, mark, &mut prepared);
+    let surroundings = prepare(inner, launch, scope, mark.clone(), &mut prepared);
     let spawned = match surroundings {
         Ok(surroundings) => {
             let command = command.clone();
             let task = move || spawn(&command, surroundings, scope);
             match tokio::task::spawn_blocking(task).await {
                 Ok(result) => result,
-                Err(error) => Err(StartError::Other(format!("cannot start it: {error}"))),
+                Err(error) => Err(Failed::before(StartError::Other(format!(
+                    "cannot start it: {error}"
+                )))),
             }
         }
-        Err(error) => Err(error),
+        Err(error) => Err(Failed::before(error)),
     };
     drop(permit);
     let leader = match spawned {
-        Ok(pidfd) => Arc::new(Leader::new(pidfd, true)),
-        Err(error) => {
-            undo(inner, launch, &prepared);
-            return Err(error);
-        }
+        Ok(pidfd) => Arc::new(Leader::spawned(pidfd)),
+        Err(failed) => return Err(undo(inner, launch, prepared, failed, &mark).await),
     };
-    let registered = registering.started(leader.identity.pid, &variable);
-    match follow(
-        launch,
-        scope,
-        &leader,
-        prepared,
-        expected,
-        variable,
-        orphans.cloned(),
-    )
-    .await
-    {
-        Ok(begun) => Ok(Begun {
-            registered: Some(registered),
-            ..begun
+    let registered = orphans::register(registering, leader.identity.pid, &mark).await;
+    let scope = match (scope, prepared.cgroup) {
+        (KillScope::Cgroup, Some(cgroup)) => Scope::Cgroup(cgroup),
+        (KillScope::Tree, _) => Scope::Tree(Tree {
+            line: match &expected {
+                Some(expected) => line_of(expected, &leader).await,
+                None => None,
+            },
+            marks: Arc::new({
+                let mut marks = Marks::new(leader.identity);
+                marks.session = Some(Arc::clone(&leader.pidfd));
+                marks.word = Some(mark);
+                marks
+            }),
+            orphans: orphans.cloned(),
         }),
-        Err(error) => {
-            // It runs, and cannot be supervised: for want of descriptors, mostly.
-            let _ = leader.signal(crate::Signal::KILL);
-            let _ = super::leader::ended(&leader.pidfd).await;
-            leader.reap();
-            if let Some(state) = &inner.state {
-                state.forget(launch.path.as_str());
-            }
-            Err(StartError::Other(format!("cannot supervise it: {error}")))
-        }
-    }
+        (KillScope::Group, _) => Scope::Group(Group::default()),
+        _ => Scope::Leader,
+    };
+    Ok(Begun {
+        leader,
+        registered,
+        ending: Ending::Waited,
+        origin: Origin::Spawned,
+        scope: Arc::new(scope),
+        capture: prepared.capture,
+        waiting: prepared.waiting.unwrap_or(Waiting::Never),
+        record: prepared.record,
+        was_ready: false,
+    })
 }
 
 /// Makes a child's cgroup, record and pipes.
@@ -460,8 +518,9 @@ fn prepare(
             scope,
             why: format!("cannot make its cgroup: {error}"),
         })?;
-        prepared.cgroup = Some(dir);
+        prepared.dir = Some(dir.clone());
         with.cgroup = Some(procs);
+        prepared.cgroup = Some(Cgroup::open(dir).map_err(failed("cgroup"))?);
     }
     let state = inner.state.as_ref();
     let owner = launch.spec.command.as_ref().and_then(|spec| spec.user);
@@ -469,27 +528,36 @@ fn prepare(
         Some(state) => state.make_pipe(path, which, owner),
         None => plain_pipe(),
     };
+    let mut ends = Ends::default();
     if let Output::Capture { .. } = launch.spec.output {
         for (which, ours, childs) in [
-            (Pipe::Stdout, &mut prepared.ends.stdout, &mut with.stdout),
-            (Pipe::Stderr, &mut prepared.ends.stderr, &mut with.stderr),
+            (Pipe::Stdout, &mut ends.stdout, &mut with.stdout),
+            (Pipe::Stderr, &mut ends.stderr, &mut with.stderr),
         ] {
             let (reading, writing) = pipe(which).map_err(failed("output pipes"))?;
             *ours = Some(reading);
             *childs = Some(writing);
         }
     }
+    let mut notify = None;
     if let Readiness::NotifyFd(number) = launch.spec.ready {
-        let (reading, writing) = pipe(Pipe::Notify).map_err(failed("notification pipe"))?;
-        prepared.notify = Some(reading);
+        let failed = failed("notification pipe");
+        let (reading, writing) = pipe(Pipe::Notify).map_err(failed)?;
+        notify = Some(receiver(reading).map_err(failed)?);
         with.notify = Some((writing, number));
+    }
+    let (waiting, awaited) = waiting_for(&launch.spec.ready, notify);
+    prepared.waiting = Some(waiting);
+    if ends.stdout.is_some() {
+        let capture = capture(launch, ends, awaited).map_err(failed("output pipes"))?;
+        prepared.capture = Some(capture);
     }
     if let Some(state) = state {
         let record = Record {
             path: path.to_owned(),
             generation: launch.generation,
             scope,
-            cgroup: prepared.cgroup.clone(),
+            cgroup: prepared.dir.clone(),
             marker: with.marker.1.clone(),
             adopted: false,
             process: None,
@@ -510,59 +578,36 @@ fn plain_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
     Ok((ours, childs))
 }
 
-fn undo(inner: &Inner, launch: &Launch, prepared: &Prepared) {
-    if let Some(dir) = &prepared.cgroup {
-        let _ = cgroup::remove_all(dir);
-    }
-    if let Some(state) = &inner.state {
-        state.forget(launch.path.as_str());
-    }
-}
-
-/// Begins to follow a child that was started.
-async fn follow(
+/// Takes back what was made for a child that could not be started, and ends what it
+/// may have done if it ran.
+async fn undo(
+    inner: &Inner,
     launch: &Launch,
-    scope: KillScope,
-    leader: &Arc<Leader>,
     prepared: Prepared,
-    expected: Option<Expected>,
-    variable: String,
-    orphans: Option<Arc<Orphans>>,
-) -> std::io::Result<Begun> {
-    let scope = match (scope, prepared.cgroup) {
-        (KillScope::Cgroup, Some(dir)) => Scope::Cgroup(Cgroup::open(dir)?),
-        (KillScope::Tree, _) => Scope::Tree(Tree {
-            line: match &expected {
-                Some(expected) => line_of(expected, leader).await,
-                None => None,
-            },
-            marks: Marks {
-                root: leader.identity,
-                rootless: false,
-                session: Some(Arc::clone(&leader.pidfd)),
-                variable: Some(variable),
-            },
-            orphans,
-        }),
-        (KillScope::Group, _) => Scope::Group,
-        _ => Scope::Leader,
+    failed: Failed,
+    mark: &str,
+) -> StartError {
+    let left = match (&prepared.dir, failed.ran) {
+        (Some(dir), Some(_)) => leftover::clear_cgroup(dir).await,
+        (Some(dir), None) => {
+            drop(prepared.cgroup);
+            // It cannot be removed while it is not empty, and nobody was in it.
+            let _ = cgroup::remove_all(dir);
+            Ok(())
+        }
+        (None, Some(process)) => leftover::clear_marked(process, mark).await,
+        (None, None) => Ok(()),
     };
-    let (waiting, awaited) = waiting_for(&launch.spec.ready, prepared.notify);
-    let has_output = prepared.ends.stdout.is_some();
-    let capture = has_output
-        .then(|| capture(launch, prepared.ends, awaited))
-        .transpose()?;
-    Ok(Begun {
-        leader: Arc::clone(leader),
-        registered: None,
-        ending: Ending::Waited,
-        origin: Origin::Spawned,
-        scope: Arc::new(scope),
-        capture,
-        waiting,
-        record: prepared.record,
-        was_ready: false,
-    })
+    match left {
+        Ok(()) => {
+            if let Some(state) = &inner.state {
+                state.forget(launch.path.as_str());
+            }
+            failed.error
+        }
+        // The record stays, for the next try to clear it.
+        Err(why) => StartError::Other(format!("{}; and of what it left: {why}", failed.error)),
+    }
 }
 
 async fn line_of(expected: &Expected, leader: &Leader) -> Option<(Arc<Census>, Line)> {

@@ -2,17 +2,23 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use kmonitor_event::{Status, UnknownReason};
 use kmonitor_hub::Hub;
 use kmonitor_pidfd::{Pidfd, Readiness};
 use rustix::process::{Signal as NamedSignal, kill_process_group};
+use tokio::io::unix::AsyncFd;
 
 use super::census::reap;
 use super::identity::Identity;
 use super::procfs;
 use crate::Signal;
-use crate::sys;
+use crate::sys::{self, SharedPidfd};
+
+/// Between two looks at a process that the reactor does not take.
+const LOOK_PAUSE_MIN: Duration = Duration::from_millis(5);
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A child's own process, held by a pidfd: a signal reaches it or nobody.
 #[derive(Debug)]
@@ -22,11 +28,12 @@ pub(super) struct Leader {
     /// Whether it is ours to reap: we forked it. Until we have, its pid and its
     /// group's number belong to it.
     pub(super) ours: bool,
+    /// It was there before. Those it is with may be the application's own children.
+    pub(super) adopted: bool,
     /// Whether it was another's child when it was adopted. One that was ours then is
     /// the application's to reap.
     stranger: bool,
-    /// Its numbers (pid, group) are its own no longer. Kept under a lock, so that who
-    /// uses one is done before that.
+    /// Its numbers (pid, group) are its own no longer. Held while one of them is used.
     retired: Mutex<bool>,
 }
 
@@ -42,45 +49,74 @@ pub(super) enum Ending {
 }
 
 impl Leader {
-    pub(super) fn new(pidfd: Arc<Pidfd>, ours: bool) -> Self {
+    /// One that this program forked.
+    pub(super) fn spawned(pidfd: Arc<Pidfd>) -> Self {
+        Self::new(pidfd, true, false)
+    }
+
+    /// One that was there, or that a former run had adopted.
+    pub(super) fn adopted(pidfd: Arc<Pidfd>) -> Self {
+        Self::new(pidfd, false, true)
+    }
+
+    /// One that a former run forked.
+    pub(super) fn recovered(pidfd: Arc<Pidfd>) -> Self {
+        // Of this very program, by an earlier backend; or it came to us from one that
+        // died.
+        let stat = procfs::stat(pidfd.pid().as_raw());
+        let ours = stat.is_some_and(|stat| stat.parent == procfs::own_pid());
+        Self::new(pidfd, ours, false)
+    }
+
+    fn new(pidfd: Arc<Pidfd>, ours: bool, adopted: bool) -> Self {
         let identity = Identity::of(&pidfd);
         let parent = procfs::stat(identity.pid.as_raw()).map(|stat| stat.parent);
         Self {
             identity,
             pidfd,
             ours,
+            adopted,
             stranger: parent.is_some_and(|parent| parent != procfs::own_pid()),
             retired: Mutex::new(false),
         }
     }
 
-    /// Sends a signal to its group, by the group's number: at once to all members.
-    /// Nothing, once it is retired.
-    pub(super) fn signal_group(&self, signal: NamedSignal) -> io::Result<()> {
-        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        let group = rustix::process::Pid::from_raw(self.identity.pid.as_raw());
-        match group.filter(|_| !*retired) {
-            Some(group) => match kill_process_group(group, signal) {
-                Err(errno) if errno != rustix::io::Errno::SRCH => Err(errno.into()),
-                _ => Ok(()),
-            },
-            None => Ok(()),
-        }
-    }
-
-    /// From now on its numbers are not used: it is about to be reaped. A round of
-    /// killing goes on in its thread when nobody waits for it any more.
-    pub(super) fn retire(&self) {
-        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = true;
-    }
-
+    /// Where it cannot be found out, it is taken to live.
     pub(super) fn is_dead(&self) -> bool {
-        !matches!(self.pidfd.readiness(), Ok(Readiness::Alive))
+        matches!(
+            self.pidfd.readiness(),
+            Ok(Readiness::Zombie | Readiness::Reaped)
+        )
     }
 
     /// Sends a signal; one that is gone is no error.
     pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
         send(&self.pidfd, signal)
+    }
+
+    /// Sends signals, in this order. The first refusal is told; the others are sent.
+    pub(super) fn signals(&self, signals: &[Signal]) -> io::Result<()> {
+        send_all(&self.pidfd, signals)
+    }
+
+    /// Sends a signal to its group at once, so that a fork that is under way begins anew
+    /// and its child gets it too. `false` where that is not possible: it is not ours to
+    /// reap, or there is no such way for that signal.
+    pub(super) fn signal_group(&self, signal: Signal) -> io::Result<bool> {
+        let Some(signal) = NamedSignal::from_named_raw(signal.as_raw()).filter(|_| self.ours)
+        else {
+            return Ok(false);
+        };
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(group) = rustix::process::Pid::from_raw(self.identity.pid.as_raw()) else {
+            return Ok(false);
+        };
+        // Who else reaps our children breaks a rule, but must not make us harm others.
+        let is_its = !*retired && !matches!(self.pidfd.readiness(), Ok(Readiness::Reaped));
+        match is_its.then(|| kill_process_group(group, signal)) {
+            Some(Err(errno)) if errno != rustix::io::Errno::SRCH => Err(errno.into()),
+            _ => Ok(true),
+        }
     }
 
     /// Begins to watch for the end. From then on its status is not missed.
@@ -102,9 +138,7 @@ impl Leader {
         let unknown = Status::Unknown(UnknownReason::NotObservable);
         let told = match ending {
             Ending::Waited => {
-                if let Err(error) = ended(&self.pidfd).await {
-                    tracing::error!(%error, pid = %self.identity.pid, "cannot wait for a pidfd");
-                }
+                ended(&self.pidfd).await;
                 None
             }
             Ending::Hub(mut watch) => match watch.settled().await {
@@ -130,7 +164,7 @@ impl Leader {
 
     async fn free_watch(&self) -> Option<Status> {
         // By the descriptor that is held: the pid may be another's now.
-        ended(&self.pidfd).await.ok()?;
+        ended(&self.pidfd).await;
         self.pidfd.status().ok().flatten()
     }
 
@@ -142,6 +176,12 @@ impl Leader {
             self.retire();
             reap(&self.pidfd);
         }
+    }
+
+    /// From now on its numbers are not used: it is about to be reaped. A round of
+    /// killing goes on in its thread when nobody waits for it any more.
+    pub(super) fn retire(&self) {
+        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 }
 
@@ -155,12 +195,43 @@ pub(super) fn send(pidfd: &Pidfd, signal: Signal) -> io::Result<()> {
     }
 }
 
-/// Waits until a process is dead.
-pub(super) async fn ended(pidfd: &Arc<Pidfd>) -> io::Result<()> {
+/// The same, in this order. The first refusal is told; the others are sent.
+pub(super) fn send_all(pidfd: &Pidfd, signals: &[Signal]) -> io::Result<()> {
+    let mut result = Ok(());
+    for signal in signals {
+        result = result.and(send(pidfd, *signal));
+    }
+    result
+}
+
+/// Waits until a process is dead, and ends for no other reason: where the reactor does
+/// not take it, it is looked at again and again.
+pub(super) async fn ended(pidfd: &Arc<Pidfd>) {
+    ended_by(pidfd, sys::register_pidfd).await;
+}
+
+async fn ended_by(
+    pidfd: &Arc<Pidfd>,
+    register: impl Fn(Arc<Pidfd>) -> io::Result<AsyncFd<SharedPidfd>>,
+) {
+    let mut pause = LOOK_PAUSE_MIN;
+    while let Err(error) = told_of_end(pidfd, &register).await {
+        if pause == LOOK_PAUSE_MIN {
+            tracing::warn!(%error, pid = %pidfd.pid(), "cannot wait for a process: looking at it");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LOOK_PAUSE_MAX);
+    }
+}
+
+async fn told_of_end(
+    pidfd: &Arc<Pidfd>,
+    register: impl Fn(Arc<Pidfd>) -> io::Result<AsyncFd<SharedPidfd>>,
+) -> io::Result<()> {
     if pidfd.readiness()? != Readiness::Alive {
         return Ok(());
     }
-    let registered = sys::register_pidfd(Arc::clone(pidfd))?;
+    let registered = register(Arc::clone(pidfd))?;
     loop {
         let mut ready = registered.readable().await?;
         if pidfd.readiness()? != Readiness::Alive {
@@ -172,28 +243,64 @@ pub(super) async fn ended(pidfd: &Arc<Pidfd>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-
-    use kmonitor_event::Pid;
-
     use super::*;
+    use kmonitor_event::Pid;
+    use std::cell::Cell;
 
-    /// A round of killing can still be under way, in a thread of the runtime's, when
-    /// the scope is found empty and the leader is reaped: its group's number may be
-    /// another's by then.
-    #[test]
-    fn a_groups_number_is_not_used_once_its_leader_is_retired() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("1000")
-            .process_group(0)
-            .spawn()
-            .unwrap();
+    fn sleeper() -> (std::process::Child, Arc<Pidfd>) {
+        use std::os::unix::process::CommandExt as _;
+        let mut command = std::process::Command::new("sleep");
+        let child = command.arg("60").process_group(0).spawn().unwrap();
         let pid = Pid::try_from(child.id()).unwrap();
-        let leader = Leader::new(Arc::new(Pidfd::open(pid).unwrap()), true);
-        leader.retire();
-        leader.signal_group(NamedSignal::KILL).unwrap();
-        // Of two that are pending SIGKILL is the one that ends it.
-        leader.signal(Signal::TERM).unwrap();
-        assert_eq!(child.wait().unwrap().signal(), Some(15));
+        (child, Arc::new(Pidfd::open(pid).unwrap()))
+    }
+
+    /// As where the reactor may watch no more descriptors.
+    #[tokio::test]
+    async fn a_process_that_cannot_be_waited_for_has_not_ended() {
+        let (mut child, pidfd) = sleeper();
+        let refusals = Cell::new(0);
+        let register = |pidfd| {
+            refusals.set(refusals.get() + 1);
+            match refusals.get() {
+                1..=3 => Err(rustix::io::Errno::NOSPC.into()),
+                _ => sys::register_pidfd(pidfd),
+            }
+        };
+        let mut ended = std::pin::pin!(ended_by(&pidfd, register));
+        while refusals.get() < 4 {
+            let early = tokio::time::timeout(Duration::from_millis(1), &mut ended).await;
+            assert!(early.is_err(), "it lives");
+        }
+        child.kill().unwrap();
+        ended.await;
+        child.wait().unwrap();
+    }
+
+    /// A round of killing can be carried out late, when the number is another's.
+    #[test]
+    fn a_group_is_not_signalled_by_number_once_its_leader_is_reaped() {
+        use std::os::unix::process::CommandExt as _;
+        let (mut child, pidfd) = sleeper();
+        let leader = Leader::spawned(pidfd);
+        // Keeps the group's number in use.
+        let mut other = std::process::Command::new("sleep");
+        let group = child.id() as i32;
+        let mut other = other.arg("60").process_group(group).spawn().unwrap();
+        leader.signal(Signal::KILL).unwrap();
+        while !leader.is_dead() {
+            std::thread::yield_now();
+        }
+        leader.reap();
+        assert!(leader.signal_group(Signal::TERM).unwrap());
+        other.kill().unwrap();
+        let status = other.wait().unwrap();
+        // That of the first fatal signal.
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&status),
+            Some(9)
+        );
+        // It was reaped by us.
+        child.wait().unwrap_err();
     }
 }

@@ -5,20 +5,26 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use kmonitor_event::Pid;
 use kmonitor_pidfd::Readiness;
+use tokio_util::sync::CancellationToken;
 
+use super::census::reap;
 use super::cgroup::Cgroup;
-use super::identity::open_seen;
-use super::leader::{Leader, send};
-use super::scope::{Marks, Scope, Tree, wait_for_one};
+use super::identity::{Identity, open_seen};
+use super::leader::{Leader, ended, send};
+use super::scope::{Group, Marks, Scope, Tree, wait_for_one};
 use super::state::Record;
-use super::{Inner, LinuxBackend, MARK, procfs};
+use super::{Inner, LinuxBackend, procfs};
 use crate::Signal;
 use crate::backend::{Process, Survivor};
 use crate::spec::{KillScope, Stop};
 
 /// How long killed processes may take to die before a start is given up.
 const CLEAR_PATIENCE: Duration = Duration::from_secs(5);
+/// After this they are told again; who could not be looked at is looked at again.
+const CLEAR_ROUND: Duration = Duration::from_millis(250);
+const CLEAR_PAUSE: Duration = Duration::from_millis(10);
 
 /// A child of a former run that this one has not started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +47,11 @@ impl LinuxBackend {
         left.iter()
             .map(|record| Leftover {
                 path: record.path.clone(),
-                process: living(record).map(|leader| leader.identity.process()),
+                // Who cannot be looked at may live.
+                process: match living(record) {
+                    Ok(leader) => leader.map(|leader| leader.identity.process()),
+                    Err(_) => record.process.map(|process| process.process()),
+                },
                 scope: record.scope,
             })
             .collect()
@@ -67,9 +77,9 @@ impl LinuxBackend {
         let Some(record) = record else {
             return Ok(Vec::new());
         };
-        if let Some(leader) = living(&record) {
+        if let Some(leader) = living(&record)? {
             let leader = Arc::new(leader);
-            let scope = Arc::new(scope_of(&self.inner, &record, &leader).await?);
+            let scope = scope_of(&self.inner, &record, &leader).await?;
             let survivors = stop_scope(&scope, &leader, stop).await;
             if !survivors.is_empty() {
                 return Ok(survivors);
@@ -81,48 +91,69 @@ impl LinuxBackend {
             state.forget(&record.path);
         }
         self.inner.no_longer_left(&record.path);
+        drop(self.inner.no_longer_kept(&record.path));
         Ok(Vec::new())
     }
 }
 
 async fn stop_scope(scope: &Arc<Scope>, leader: &Arc<Leader>, stop: &Stop) -> Vec<Survivor> {
     let gone = async {
-        if super::leader::ended(&leader.pidfd).await.is_ok() {
-            scope.emptied(leader).await;
-        }
+        ended(&leader.pidfd).await;
+        scope.emptied(leader).await;
     };
     tokio::pin!(gone);
-    for signal in [stop.signal, Signal::CONT] {
-        if let Err(error) = scope.signal(leader, signal) {
-            tracing::warn!(%error, "cannot signal a leftover");
-        }
+    let (of, told) = (Arc::clone(scope), Arc::clone(leader));
+    let signals = [stop.signal, Signal::CONT];
+    let sent = tokio::task::spawn_blocking(move || of.signal(&told, &signals)).await;
+    if let Ok(Err(error)) = sent {
+        tracing::warn!(%error, "cannot signal a leftover");
     }
     if tokio::time::timeout(stop.grace, &mut gone).await.is_ok() {
         return Vec::new();
     }
+    // Who waits here cares.
+    let cares = CancellationToken::new();
     let killed = async {
         tokio::select! {
             () = &mut gone => {}
-            () = scope.kill(leader) => {}
+            () = scope.kill(leader, &cares) => {}
         }
     };
-    match tokio::time::timeout(stop.patience, killed).await {
-        Ok(()) => Vec::new(),
-        Err(_) => scope.survivors(leader),
+    if tokio::time::timeout(stop.patience, killed).await.is_ok() {
+        return Vec::new();
     }
+    let (of, left) = (Arc::clone(scope), Arc::clone(leader));
+    let survivors = tokio::task::spawn_blocking(move || of.survivors(&left)).await;
+    survivors.unwrap_or_default()
 }
 
 /// A record's process, if it lives.
-pub(super) fn living(record: &Record) -> Option<Leader> {
-    let pidfd = record.process?.open()?;
-    if !matches!(pidfd.readiness(), Ok(Readiness::Alive)) {
-        return None;
+///
+/// # Errors
+/// It could not be found out.
+pub(super) fn living(record: &Record) -> io::Result<Option<Leader>> {
+    let Some(process) = record.process else {
+        return Ok(None);
+    };
+    let Some(pidfd) = process.open().map_err(io::Error::other)? else {
+        return Ok(None);
+    };
+    if pidfd.readiness()? != Readiness::Alive {
+        return Ok(None);
     }
-    let pid = pidfd.pid().as_raw();
-    // Of this very program, by an earlier backend; or it came to us from one that died.
-    let is_child = procfs::stat(pid).is_some_and(|stat| stat.parent == procfs::own_pid());
-    let ours = is_child && !record.adopted;
-    Some(Leader::new(Arc::new(pidfd), ours))
+    let pidfd = Arc::new(pidfd);
+    Ok(Some(match record.adopted {
+        true => Leader::adopted(pidfd),
+        false => Leader::recovered(pidfd),
+    }))
+}
+
+/// A record's process, dead or alive, if it is our child and ours to reap.
+pub(super) fn child(record: &Record) -> Option<Pid> {
+    let process = record.process.filter(|_| !record.adopted)?;
+    let pidfd = process.open().ok()??;
+    let stat = procfs::stat(pidfd.pid().as_raw())?;
+    (stat.parent == procfs::own_pid()).then(|| pidfd.pid())
 }
 
 /// The scope that a record tells of.
@@ -130,31 +161,27 @@ pub(super) async fn scope_of(
     inner: &Inner,
     record: &Record,
     leader: &Arc<Leader>,
-) -> io::Result<Scope> {
+) -> io::Result<Arc<Scope>> {
     if let (KillScope::Cgroup, Some(dir)) = (record.scope, &record.cgroup) {
         match Cgroup::open(dir.clone()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 tracing::warn!(cgroup = %dir.display(), "it is gone; the tree is followed instead");
             }
-            opened => return opened.map(Scope::Cgroup),
+            opened => return opened.map(|cgroup| Arc::new(Scope::Cgroup(cgroup))),
         }
     }
-    Ok(match record.scope {
-        KillScope::Group => Scope::Group,
+    let scope = match record.scope {
+        KillScope::Group => Scope::Group(Group::default()),
         KillScope::Leader => Scope::Leader,
         _ => {
+            let marks = Arc::new(marks_of(record, leader));
             let line = match inner.census().await {
                 Some(census) => {
-                    let process = leader.identity.process_ref();
-                    census.line_of(process).await.map(|line| (census, line))
+                    let line = census.line_of(leader.identity.process_ref(), &marks).await;
+                    line.map(|line| (census, line))
                 }
                 None => None,
             };
-            let mut marks = marks_of(record, leader);
-            if record.adopted {
-                marks.variable = None;
-                marks.session = None;
-            }
             Scope::Tree(Tree {
                 line,
                 marks,
@@ -162,16 +189,33 @@ pub(super) async fn scope_of(
                 orphans: None,
             })
         }
-    })
+    };
+    Ok(Arc::new(scope))
 }
 
 fn marks_of(record: &Record, leader: &Leader) -> Marks {
-    Marks {
-        root: leader.identity,
-        rootless: false,
-        session: Some(Arc::clone(&leader.pidfd)),
-        variable: Some(format!("{MARK}={}", record.marker)),
+    let mut marks = Marks::new(leader.identity);
+    marks.strays = true;
+    if !record.adopted {
+        marks.session = Some(Arc::clone(&leader.pidfd));
+        marks.word = Some(record.marker.clone());
     }
+    marks
+}
+
+/// Ends a child of a former run that lives and cannot be supervised, with all that is
+/// its.
+///
+/// # Errors
+/// Who could not be killed.
+pub(super) async fn end(record: &Record, leader: &Leader) -> Result<(), String> {
+    let pid = leader.identity.pid;
+    let killed = leader.signal(Signal::KILL);
+    killed.map_err(|error| format!("cannot kill process {pid}: {error}"))?;
+    let died = tokio::time::timeout(CLEAR_PATIENCE, ended(&leader.pidfd)).await;
+    died.map_err(|_| format!("process {pid} does not die"))?;
+    leader.reap();
+    clear(record).await
 }
 
 /// Kills what is left of a child whose own process is dead, and removes its cgroup.
@@ -185,38 +229,52 @@ pub(super) async fn clear(record: &Record) -> Result<(), String> {
     let Some(root) = record.process else {
         return Ok(());
     };
+    // If it came to us nobody else reaps it.
+    if child(record).is_some()
+        && let Ok(Some(pidfd)) = root.open()
+    {
+        reap(&pidfd);
+    }
     if record.adopted || matches!(record.scope, KillScope::Leader | KillScope::Cgroup) {
         return Ok(());
     }
-    // Its numbers may be another's now: only the mark tells.
-    let marks = Marks {
-        root,
-        rootless: true,
-        session: None,
-        variable: Some(format!("{MARK}={}", record.marker)),
+    clear_marked(root, &record.marker).await
+}
+
+/// Kills who is marked as a descendant of a process that is dead and reaped: its
+/// numbers may be another's, so only the mark tells.
+///
+/// # Errors
+/// Who could not be killed.
+pub(super) async fn clear_marked(root: Identity, word: &str) -> Result<(), String> {
+    let mut marks = Marks::new(root);
+    marks.rootless = true;
+    marks.word = Some(word.to_owned());
+    let marks = Arc::new(marks);
+    let look = || {
+        let marks = Arc::clone(&marks);
+        tokio::task::spawn_blocking(move || marks.members(false))
     };
     let cleared = async {
         loop {
-            let of = marks.clone();
-            let members = tokio::task::spawn_blocking(move || of.members()).await;
-            let members = members.unwrap_or_default();
+            // It can only panic; then nothing is known.
+            let Ok(members) = look().await else { continue };
             if members.is_empty() {
                 return;
             }
             for pidfd in members.iter().filter_map(open_seen) {
                 let _ = send(&pidfd, Signal::KILL);
             }
-            wait_for_one(&members).await;
+            if !wait_for_one(&members, false).await {
+                tokio::time::sleep(CLEAR_PAUSE).await;
+            }
         }
     };
     if tokio::time::timeout(CLEAR_PATIENCE, cleared).await.is_ok() {
         return Ok(());
     }
-    let names: Vec<String> = marks
-        .members()
-        .iter()
-        .map(|stat| stat.pid.to_string())
-        .collect();
+    let members = look().await.unwrap_or_default();
+    let names: Vec<String> = members.iter().map(|stat| stat.pid.to_string()).collect();
     Err(format!("processes {} do not die", names.join(", ")))
 }
 
@@ -233,16 +291,18 @@ pub(super) async fn clear_cgroup(dir: &Path) -> Result<(), String> {
     let killed = async {
         loop {
             match cgroup.kill() {
-                Ok(true) | Err(_) => {}
-                Ok(false) => {
+                Ok(true) => {}
+                Ok(false) | Err(_) => {
                     for pidfd in cgroup.members().iter().filter_map(open_seen) {
                         let _ = send(&pidfd, Signal::KILL);
                     }
                 }
             }
-            let emptied = tokio::time::timeout(Duration::from_millis(250), cgroup.emptied());
-            if emptied.await.is_ok() {
-                return;
+            match tokio::time::timeout(CLEAR_ROUND, cgroup.emptied()).await {
+                Ok(Ok(())) => return,
+                // That it cannot be looked at does not mean that nobody is there.
+                Ok(Err(_)) => tokio::time::sleep(CLEAR_PAUSE).await,
+                Err(_) => {}
             }
         }
     };

@@ -10,8 +10,21 @@
 //! | cgroup | all in its cgroup and nested ones | who may write to another `cgroup.procs` (root) | a writable cgroup v2; `cgroup.kill` since Linux 5.14 |
 //! | tree, with a connector | all that it and its descendants forked | nobody | a [`Hub`] that can follow trees |
 //! | tree, without | descendants, its session, whoever has its environment variable | who does a double fork *and* `setsid` *and* clears its environment | – |
-//! | group | its process group | who calls `setsid` or `setpgid` | – |
+//! | group | its process group; of a leader that is not our child, once that is reaped, only as long as one that was seen in it lives | who calls `setsid` or `setpgid` | – |
 //! | leader | itself | all others | – |
+//!
+//! # Names
+//! Contracts, so that other programs may read them:
+//!
+//! * cgroups: `kmonitor-ID/CHILD.WORD`, `ID` being the state directory's (the first line
+//!   of its `lock`), or a word of this run's where there is none. `CHILD` is the child's
+//!   path with `+` for `/`. Whoever uses `kmonitor-ID` holds a `flock` on it.
+//! * the environment: `KMONITOR_CHILD` holds a word for each supervisor above a
+//!   process, the outermost first, separated by `:`.
+//! * the state directory: `lock` (its id, then its holder's pid), and per child
+//!   `CHILD.record`, `CHILD.out`, `CHILD.err` and `CHILD.ready`. A record begins with the
+//!   line `kmonitor-supervisor 1`; one that cannot be read is an error, unless it is
+//!   older than this boot.
 //!
 //! # Minimum kernel version
 //! 5.4 (`waitid` by pidfd). Identity by inode 6.9; statuses of recovered and adopted
@@ -22,6 +35,7 @@ mod capture;
 mod census;
 mod cgroup;
 mod child;
+mod claims;
 mod identity;
 mod incarnation;
 mod leader;
@@ -43,15 +57,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use kmonitor_event::{EventMask, Pid};
+use kmonitor_event::EventMask;
 use kmonitor_hub::Hub;
 use tokio::sync::{OnceCell, Semaphore};
 
+use self::adopt::Meant;
 use self::census::Census;
 use self::cgroup::CgroupBase;
-use self::identity::Identity;
-use self::orphans::Orphans;
-use self::running::{LinuxRunning, Shared};
+use self::claims::Claims;
+use self::orphans::{Orphans, Registered};
 use self::state::{Record, StateDir};
 use self::subreaper::Subreaper;
 use super::{Backend, Launch, Reports, Running};
@@ -59,8 +73,8 @@ use super::{Backend, Launch, Reports, Running};
 pub use self::leftover::Leftover;
 pub use self::state::StateError;
 
-/// Set in the environment of each child, to know its descendants by. Its value means
-/// nothing beyond that.
+/// Set in the environment of each child, to know its descendants by: a word for each
+/// supervisor above it, separated by `:`. They mean nothing beyond that.
 const MARK: &str = "KMONITOR_CHILD";
 
 /// Forking copies page tables, so more at a time make each one slower.
@@ -108,9 +122,10 @@ struct Inner {
     run: String,
     /// What a former run left, and this one has not started.
     left: Mutex<Vec<Record>>,
-    /// Whom a child's bare pid named when it was first used: as many as children that
-    /// adopt by pid were declared.
-    named: Mutex<HashMap<(String, Pid), Identity>>,
+    /// Those of them that are our children: nobody but their tasks reaps them.
+    kept: Mutex<HashMap<String, Registered>>,
+    meant: Meant,
+    claims: Claims,
 }
 
 impl LinuxBackend {
@@ -140,14 +155,9 @@ impl LinuxBackend {
 impl Backend for LinuxBackend {
     /// Within a tokio runtime with I/O and time; without one it fails.
     fn start(&self, launch: Launch, reports: Reports) -> Box<dyn Running> {
-        let shared = Arc::new(Shared::default());
-        incarnation::begin(
-            Arc::clone(&self.inner),
-            launch,
-            reports,
-            Arc::clone(&shared),
-        );
-        Box::new(LinuxRunning(shared))
+        let (running, asked) = running::handle();
+        incarnation::begin(Arc::clone(&self.inner), launch, reports, asked);
+        Box::new(running)
     }
 }
 
@@ -184,6 +194,11 @@ impl LinuxBackendBuilder {
     /// emptied at boot, as `/run` is, but need not be. Without one, children go on
     /// unsupervised when this program dies, and those whose output is captured die of
     /// SIGPIPE when they write.
+    ///
+    /// It must be our own, and nobody else may write to it, because who is named there is
+    /// killed. As long as children live that this program left it must stay: with
+    /// systemd's `RuntimeDirectory=` that takes `RuntimeDirectoryPreserve=yes`, and
+    /// `KillMode=process` for the children themselves.
     #[must_use]
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(dir.into());
@@ -222,12 +237,21 @@ impl LinuxBackendBuilder {
     /// # Cancel safety
     /// If dropped before it is ready, nothing stays open.
     pub async fn build(self) -> Result<LinuxBackend, StateError> {
-        let state = match &self.state_dir {
-            Some(dir) => Some(StateDir::open(dir, self.lock_patience).await?),
-            None => None,
+        let (state, left) = match &self.state_dir {
+            Some(dir) => {
+                let state = StateDir::open(dir, self.lock_patience).await?;
+                let left = state.records()?;
+                (Some(state), left)
+            }
+            None => (None, Vec::new()),
         };
-        let backend = self.assemble(state);
+        let patience = self.lock_patience;
+        let backend = self.assemble(state, left);
+        if let (Ok(base), Some(_)) = (&backend.inner.cgroups, &backend.inner.state) {
+            base.lock(patience).await?;
+        }
         backend.inner.clear_unnamed_cgroups();
+        backend.inner.keep_left().await;
         if backend.inner.reap_all {
             backend.inner.orphans().await;
         }
@@ -238,24 +262,20 @@ impl LinuxBackendBuilder {
 impl LinuxBackendBuilder {
     /// For who gave no state directory, so that nothing can fail.
     pub(crate) fn build_without_state(self) -> LinuxBackend {
-        self.assemble(None)
+        self.assemble(None, Vec::new())
     }
 
-    fn assemble(self, state: Option<StateDir>) -> LinuxBackend {
+    fn assemble(self, state: Option<StateDir>, left: Vec<Record>) -> LinuxBackend {
         let run = this_run();
         let base = match &state {
             // The same for the next run, which finds there what this one left.
-            Some(state) => {
-                let path = state.dir().as_os_str().as_encoded_bytes();
-                format!("kmonitor-{:016x}", state::hash(path))
-            }
+            Some(state) => state.base_name(),
             None => format!("kmonitor-{run}"),
         };
         let cgroups = CgroupBase::create(self.cgroup.as_deref(), &base);
         if let Err(why) = &cgroups {
             tracing::info!(%why, "no cgroups for children");
         }
-        let left = state.as_ref().map(StateDir::records).unwrap_or_default();
         LinuxBackend {
             inner: Arc::new(Inner {
                 hub: self.hub,
@@ -269,7 +289,9 @@ impl LinuxBackendBuilder {
                 counter: AtomicU64::new(0),
                 run,
                 left: Mutex::new(left),
-                named: Mutex::default(),
+                kept: Mutex::default(),
+                meant: Meant::default(),
+                claims: Claims::default(),
             }),
         }
     }
@@ -282,21 +304,36 @@ impl Inner {
         format!("{}-{count}", self.run)
     }
 
-    /// Whether a pid that a child's specification names is still the process that it
-    /// was when it was first used. A later incarnation, of a supervisor that was
-    /// restarted too, must not take the pid's next owner for it.
-    fn still_names(&self, path: &str, process: Identity) -> bool {
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = *named
-            .entry((path.to_owned(), process.pid))
-            .or_insert(process);
-        first == process
-    }
-
     /// Takes away from what is left what is started now.
     fn no_longer_left(&self, path: &str) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.retain(|record| record.path != path);
+    }
+
+    /// Leaders that a former run left and that are our children now are not to be reaped
+    /// by who reaps orphans.
+    async fn keep_left(&self) {
+        let left = self
+            .left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for record in left {
+            let Some(leader) = leftover::child(&record) else {
+                continue;
+            };
+            let expected = orphans::Expected::new();
+            if let Some(registered) = orphans::register(expected, leader, &record.marker).await {
+                let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.insert(record.path, registered);
+            }
+        }
+    }
+
+    /// Takes over the reaping of one of them.
+    fn no_longer_kept(&self, path: &str) -> Option<Registered> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.remove(path)
     }
 
     /// Kills what is in cgroups of ours that no record names: their children were

@@ -18,6 +18,7 @@ use kmonitor_event::Pid;
 use kmonitor_pidfd::Pidfd;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::MARK;
 use super::census::reap;
 use super::procfs::{self, Stat};
 use super::subreaper::Subreaper;
@@ -61,10 +62,10 @@ impl Expected {
     }
 
     /// It was, and its orphans are reaped from now on.
-    pub(super) fn started(self, leader: Pid, variable: &str) -> Registered {
+    pub(super) fn started(self, leader: Pid, word: &str) -> Registered {
         let undecided = {
             let mut known = known();
-            known.leaders.insert(leader.as_raw(), variable.to_owned());
+            known.leaders.insert(leader.as_raw(), word.to_owned());
             std::mem::take(&mut known.undecided)
         };
         drop(self);
@@ -74,6 +75,14 @@ impl Expected {
         }
         Registered(leader)
     }
+}
+
+/// Has orphans of a leader reaped. It may look at all our children.
+pub(super) async fn register(expected: Expected, leader: Pid, word: &str) -> Option<Registered> {
+    let word = word.to_owned();
+    // It can only panic.
+    let task = move || expected.started(leader, &word);
+    tokio::task::spawn_blocking(task).await.ok()
 }
 
 impl Drop for Expected {
@@ -184,7 +193,7 @@ fn sweep(all: bool) -> bool {
 
 impl Known {
     fn is_marked(&self, pid: i32) -> bool {
-        let mut variables = self.leaders.values();
-        variables.any(|variable| procfs::has_variable(pid, variable.as_bytes()))
+        let words = procfs::words(pid, MARK).unwrap_or_default();
+        self.leaders.values().any(|word| words.contains(word))
     }
 }

@@ -95,6 +95,13 @@ pub(super) fn stat_and_name(pid: i32) -> Option<(Stat, String)> {
     Some((parse_stat(line)?, name_in(line)?))
 }
 
+/// The process that a thread belongs to.
+pub(super) fn process_of(thread: i32) -> Option<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    value.trim().parse().ok()
+}
+
 /// All processes, zombies among them.
 pub(super) fn all() -> Vec<Stat> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
@@ -206,21 +213,23 @@ pub(super) fn own_ancestry() -> HashSet<i32> {
     found
 }
 
-/// Whether a process was executed with `NAME=value` in its environment. `false` where
-/// that may not be read.
-pub(super) fn has_variable(pid: i32, variable: &[u8]) -> bool {
+/// The words, separated by `:`, of a variable in the environment that a process was
+/// given. `None` where nothing can be read: it may not be, there is no environment, or
+/// it is being made just now.
+pub(super) fn words(pid: i32, variable: &str) -> Option<Vec<String>> {
     // Bounded: an environment can be megabytes.
     const BYTES_MAX: u64 = 4 << 20;
-    let Ok(file) = File::open(format!("/proc/{pid}/environ")) else {
-        return false;
-    };
+    let file = File::open(format!("/proc/{pid}/environ")).ok()?;
     let mut bytes = Vec::new();
-    if file.take(BYTES_MAX).read_to_end(&mut bytes).is_err() {
-        return false;
+    file.take(BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    if bytes.is_empty() {
+        return None;
     }
-    bytes
-        .split(|byte| *byte == 0)
-        .any(|entry| entry == variable)
+    let mut entries = bytes.split(|byte| *byte == 0);
+    let value =
+        entries.find_map(|entry| entry.strip_prefix(variable.as_bytes())?.strip_prefix(b"="));
+    let text = String::from_utf8_lossy(value.unwrap_or_default());
+    Some(text.split(':').map(str::to_owned).collect())
 }
 
 /// Whose child each process is, to find descendants.

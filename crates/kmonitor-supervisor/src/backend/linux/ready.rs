@@ -1,7 +1,6 @@
 //! Waiting until a child is ready.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -21,7 +20,7 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
 pub(super) enum Waiting {
     /// It is ready as it is.
     Nothing,
-    Newline(OwnedFd),
+    Newline(pipe::Receiver),
     Connect(SocketAddr),
     Line(oneshot::Receiver<()>),
     /// It was ready, or can never be.
@@ -36,7 +35,7 @@ impl Waiting {
     pub(super) async fn ready(self) {
         let is_ready = match self {
             Self::Nothing => true,
-            Self::Newline(fd) => newline(fd).await,
+            Self::Newline(receiver) => newline(&receiver).await,
             Self::Connect(address) => {
                 connected(address).await;
                 true
@@ -52,10 +51,7 @@ impl Waiting {
 }
 
 /// Whether a newline was written before the descriptor was closed.
-async fn newline(fd: OwnedFd) -> bool {
-    let Ok(receiver) = pipe::Receiver::from_owned_fd(fd) else {
-        return false;
-    };
+async fn newline(receiver: &pipe::Receiver) -> bool {
     let mut bytes = [0; 64];
     loop {
         if receiver.readable().await.is_err() {

@@ -1,126 +1,137 @@
-//! The handle on an incarnation, and what its task shares with it.
+//! The handle on an incarnation, and what comes through it to the incarnation's task.
+//!
+//! Finding a scope's members can mean reading the whole process table, so nothing is
+//! looked at here: what is asked is queued, and done by the task one after the other,
+//! where blocking is allowed.
 
+use std::future::{pending, ready};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use tokio::sync::Notify;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::leader::Leader;
 use super::scope::Scope;
 use crate::Signal;
 use crate::backend::{Reach, Running, Survivor};
 
-/// How many signals are kept for a child that is not started yet.
-const KEPT_MAX: usize = 64;
+/// How much may be asked before it is done; also of a child that is not started yet.
+const ASKS_MAX: usize = 64;
 
-/// What both sides see.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    state: Mutex<State>,
-    changed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    kill: bool,
-    kept: Vec<(Signal, Reach)>,
-    stage: Stage,
-}
-
-#[derive(Debug, Default)]
-enum Stage {
-    #[default]
-    Before,
-    Live(Live),
-    Over,
-}
-
-#[derive(Debug, Clone)]
-struct Live {
-    leader: Arc<Leader>,
-    scope: Arc<Scope>,
-}
-
-impl Live {
-    fn signal(&self, signal: Signal, reach: Reach) -> io::Result<()> {
-        match reach {
-            Reach::Leader => self.leader.signal(signal),
-            Reach::Scope => self.scope.signal(&self.leader, signal),
-        }
-    }
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether it was told to be killed.
-    pub(super) fn is_killed(&self) -> bool {
-        self.state().kill
-    }
-
-    /// Waits until it is.
-    pub(super) async fn killed(&self) {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if self.is_killed() {
-                return;
-            }
-            changed.await;
-        }
-    }
-
-    /// It exists: what was kept for it is sent.
-    pub(super) fn begin(&self, leader: Arc<Leader>, scope: Arc<Scope>) {
-        let mut state = self.state();
-        let live = Live { leader, scope };
-        for (signal, reach) in std::mem::take(&mut state.kept) {
-            if let Err(error) = live.signal(signal, reach) {
-                tracing::warn!(%error, %signal, "cannot send what was kept until the start");
-            }
-        }
-        state.stage = Stage::Live(live);
-    }
-
-    /// Nothing is left of it. From now on no signal is sent: its numbers may be
-    /// another's.
-    pub(super) fn end(&self) {
-        self.state().stage = Stage::Over;
-    }
+/// What is asked of an incarnation.
+#[derive(Debug)]
+pub(super) enum Ask {
+    Signals(Vec<Signal>, Reach, oneshot::Sender<io::Result<()>>),
+    Survivors(oneshot::Sender<Vec<Survivor>>),
 }
 
 /// The handle.
 #[derive(Debug)]
-pub(super) struct LinuxRunning(pub(super) Arc<Shared>);
+pub(super) struct LinuxRunning {
+    asks: mpsc::Sender<Ask>,
+    kill: CancellationToken,
+    _abandons: DropGuard,
+}
+
+/// The other end of the handle.
+#[derive(Debug)]
+pub(super) struct Asked {
+    asks: mpsc::Receiver<Ask>,
+    /// It is to be killed.
+    pub(super) kill: CancellationToken,
+    /// The handle is gone.
+    abandoned: CancellationToken,
+}
+
+/// A handle, and its other end.
+pub(super) fn handle() -> (LinuxRunning, Asked) {
+    let (asks, asked) = mpsc::channel(ASKS_MAX);
+    let kill = CancellationToken::new();
+    let abandoned = CancellationToken::new();
+    let running = LinuxRunning {
+        asks,
+        kill: kill.clone(),
+        _abandons: abandoned.clone().drop_guard(),
+    };
+    let asked = Asked {
+        asks: asked,
+        kill,
+        abandoned,
+    };
+    (running, asked)
+}
+
+impl Asked {
+    /// Does what is asked for as long as it is polled.
+    pub(super) async fn serve(mut self, leader: &Arc<Leader>, scope: &Arc<Scope>) {
+        let killing = async {
+            self.kill.cancelled().await;
+            scope.kill(leader, &self.abandoned).await;
+        };
+        let answering = async {
+            while let Some(ask) = self.asks.recv().await {
+                let (leader, scope) = (Arc::clone(leader), Arc::clone(scope));
+                let carried_out =
+                    tokio::task::spawn_blocking(move || ask.carry_out(&leader, &scope));
+                // It can only panic, which is told by the panic.
+                let _ = carried_out.await;
+            }
+            pending::<()>().await;
+        };
+        tokio::join!(killing, answering);
+    }
+}
+
+impl Ask {
+    /// Blocks. Whoever has dropped the future does not want to know.
+    fn carry_out(self, leader: &Leader, scope: &Scope) {
+        match self {
+            Self::Signals(signals, reach, done) => {
+                let result = match reach {
+                    Reach::Leader => leader.signals(&signals),
+                    Reach::Scope => scope.signal(leader, &signals),
+                };
+                let _ = done.send(result);
+            }
+            Self::Survivors(done) => {
+                let _ = done.send(scope.survivors(leader));
+            }
+        }
+    }
+}
 
 impl Running for LinuxRunning {
-    fn signal(&self, signal: Signal, reach: Reach) -> io::Result<()> {
-        // Under the lock, so that it does not end meanwhile.
-        let mut state = self.0.state();
-        match &state.stage {
-            Stage::Live(live) => live.signal(signal, reach),
-            Stage::Over => Ok(()),
-            Stage::Before if state.kept.len() < KEPT_MAX => {
-                state.kept.push((signal, reach));
-                Ok(())
+    fn signal(&self, signals: &[Signal], reach: Reach) -> BoxFuture<'static, io::Result<()>> {
+        let (done, result) = oneshot::channel();
+        match self
+            .asks
+            .try_send(Ask::Signals(signals.to_vec(), reach, done))
+        {
+            // Without an answer nothing was left to be signalled.
+            Ok(()) => result.map(|result| result.unwrap_or(Ok(()))).boxed(),
+            Err(mpsc::error::TrySendError::Closed(_)) => ready(Ok(())).boxed(),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                ready(Err(io::ErrorKind::QuotaExceeded.into())).boxed()
             }
-            Stage::Before => Err(io::ErrorKind::QuotaExceeded.into()),
         }
     }
 
     fn kill(&self) {
-        self.0.state().kill = true;
-        self.0.changed.notify_waiters();
+        self.kill.cancel();
     }
 
-    fn survivors(&self) -> Vec<Survivor> {
-        let live = match &self.0.state().stage {
-            Stage::Live(live) => live.clone(),
-            _ => return Vec::new(),
-        };
-        live.scope.survivors(&live.leader)
+    fn survivors(&self) -> BoxFuture<'static, Vec<Survivor>> {
+        let asks = self.asks.clone();
+        async move {
+            let (done, answer) = oneshot::channel();
+            if asks.send(Ask::Survivors(done)).await.is_err() {
+                return Vec::new();
+            }
+            answer.await.unwrap_or_default()
+        }
+        .boxed()
     }
 }

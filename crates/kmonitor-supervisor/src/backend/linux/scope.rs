@@ -1,18 +1,20 @@
 //! Which processes are a child's: whom a signal reaches, and when nobody is left.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::future::pending;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::select_all;
 use kmonitor_pidfd::{Pidfd, Readiness};
-use rustix::process::Signal as NamedSignal;
+use tokio_util::sync::CancellationToken;
 
+use super::MARK;
 use super::census::{Census, Line, reap};
 use super::cgroup::Cgroup;
 use super::identity::{Identity, open_seen};
-use super::leader::{Leader, ended, send};
+use super::leader::{Leader, ended, send_all};
 use super::orphans::Orphans;
 use super::procfs::{self, Stat, Table};
 use crate::Signal;
@@ -25,17 +27,31 @@ const PASSES_MAX: usize = 16;
 /// How many members are waited for at a time.
 const HELD_MAX: usize = 32;
 
-/// Between two rounds of killing: the processes need a moment to die.
-const KILL_PAUSE_MIN: Duration = Duration::from_millis(1);
-const KILL_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Between two rounds of killing, and between two looks where nothing tells of a
+/// change: twice as long each time, as long as nobody new is found.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at whether somebody left a group.
+const GROUP_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// The processes of one incarnation.
 #[derive(Debug)]
 pub(super) enum Scope {
     Cgroup(Cgroup),
     Tree(Tree),
-    Group,
+    Group(Group),
     Leader,
+}
+
+/// Whoever is in the leader's process group.
+///
+/// Its number is the group's as long as the leader is not reaped or anybody is in it.
+/// So of a leader that somebody else reaps, it is trusted after that only where one who
+/// was seen in it before still is.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    /// By pid and start: who was found by the last look.
+    seen: Mutex<HashSet<(i32, u64)>>,
 }
 
 /// What descends from a process.
@@ -44,14 +60,14 @@ pub(super) struct Tree {
     /// By every fork the connector told of, where there is one.
     pub(super) line: Option<(Arc<Census>, Line)>,
     /// By what `/proc` shows.
-    pub(super) marks: Marks,
+    pub(super) marks: Arc<Marks>,
     /// To be told of members, where there is no connector.
     pub(super) orphans: Option<Arc<Orphans>>,
 }
 
 /// By what a scan of `/proc` knows the members of a tree: as descendants of members,
-/// by their session, or by a variable in their environment.
-#[derive(Debug, Clone)]
+/// by their session, or by a word in their environment.
+#[derive(Debug)]
 pub(super) struct Marks {
     pub(super) root: Identity,
     /// Known to be dead, so that whoever has its pid is another.
@@ -59,17 +75,33 @@ pub(super) struct Marks {
     /// Of a root that led a session of its own from the beginning: nobody else is in
     /// it. Its number is the root's until that is reaped, and says nothing after.
     pub(super) session: Option<Arc<Pidfd>>,
-    /// `NAME=value` that only its descendants have.
-    pub(super) variable: Option<String>,
+    /// A word of [`MARK`] that only its descendants have.
+    pub(super) word: Option<String>,
+    /// Its orphans do not come to us, so that only the whole process table shows them.
+    pub(super) strays: bool,
+    /// Whether those seen before have the word, by pid and start.
+    judged: Mutex<HashMap<(i32, u64), bool>>,
 }
 
 impl Marks {
-    /// The members that live; none only if there is none.
+    pub(super) fn new(root: Identity) -> Self {
+        Self {
+            root,
+            rootless: false,
+            session: None,
+            word: None,
+            strays: false,
+            judged: Mutex::default(),
+        }
+    }
+
+    /// Some of the members that live; none only if there is none. `all` of them, where
+    /// nobody looks again before long.
     ///
     /// Missed is who left the session, lost its parents *and* cleared its
     /// environment.
-    pub(super) fn members(&self) -> Vec<Stat> {
-        match self.near() {
+    pub(super) fn members(&self, all: bool) -> Vec<Stat> {
+        match self.near().filter(|_| !(all && self.strays)) {
             Some(near) if !near.is_empty() => near,
             _ => procfs::certainly(|| self.anywhere()),
         }
@@ -92,7 +124,12 @@ impl Marks {
     /// All, by reading the whole process table.
     fn anywhere(&self) -> Vec<Stat> {
         let table = Table::read();
-        Self::living(table.descending_from(|stat| self.is_root(stat)))
+        let found = table.descending_from(|stat| self.is_root(stat));
+        let present: HashSet<_> = table.iter().map(|stat| (stat.pid, stat.start)).collect();
+        let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        judged.retain(|id, _| present.contains(id));
+        drop(judged);
+        Self::living(found)
     }
 
     fn living(mut members: Vec<Stat>) -> Vec<Stat> {
@@ -102,7 +139,7 @@ impl Marks {
     }
 
     /// Whether a process is a member, whoever its parents are.
-    fn is_root(&self, stat: &Stat) -> bool {
+    pub(super) fn is_root(&self, stat: &Stat) -> bool {
         let root = self.root.pid.as_raw();
         // A member is not older than the root, nor is it this program.
         if stat.start < self.root.start || stat.pid == procfs::own_pid() {
@@ -110,9 +147,25 @@ impl Marks {
         }
         (!self.rootless && stat.pid == root && stat.start == self.root.start)
             || (stat.session == root && self.has_session())
-            || self.variable.as_ref().is_some_and(|variable| {
-                !stat.is_dead() && procfs::has_variable(stat.pid, variable.as_bytes())
-            })
+            || (!stat.is_dead() && self.has_word(stat))
+    }
+
+    /// An environment is given at birth, and by executing a program: who has the word
+    /// has it from a member, and who has it not is none. So each is read once.
+    fn has_word(&self, stat: &Stat) -> bool {
+        let Some(word) = &self.word else { return false };
+        let id = (stat.pid, stat.start);
+        let judged = || self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = judged().get(&id) {
+            return *known;
+        }
+        // There is none to be read while a program is being executed.
+        let Some(words) = procfs::words(stat.pid, MARK) else {
+            return false;
+        };
+        let has = words.contains(word);
+        judged().insert(id, has);
+        has
     }
 
     /// Asked after a stat was read: whoever was read with that session was in it.
@@ -129,18 +182,18 @@ impl Scope {
         match self {
             Self::Cgroup(_) => KillScope::Cgroup,
             Self::Tree(_) => KillScope::Tree,
-            Self::Group => KillScope::Group,
+            Self::Group(_) => KillScope::Group,
             Self::Leader => KillScope::Leader,
         }
     }
 
-    /// Its members that live, the leader among them. Reads `/proc`, so it blocks for a
-    /// while where there are many processes.
-    pub(super) fn members(&self, leader: &Leader) -> Vec<Stat> {
+    /// Its members that live, the leader among them; `all` as for [`Marks::members`].
+    /// Reads `/proc`, so it blocks for a while where there are many processes.
+    pub(super) fn members(&self, leader: &Leader, all: bool) -> Vec<Stat> {
         let mut members = match self {
             Self::Cgroup(cgroup) => cgroup.members(),
-            Self::Tree(tree) => tree.members(),
-            Self::Group => group_members(leader),
+            Self::Tree(tree) => tree.members(all),
+            Self::Group(group) => group.members(leader),
             Self::Leader => Vec::new(),
         };
         let pid = leader.identity.pid.as_raw();
@@ -153,81 +206,131 @@ impl Scope {
         members
     }
 
-    /// Sends a signal to all members.
+    /// Sends signals to all members, to each in this order. Blocks as
+    /// [`members`](Self::members) does.
     ///
     /// # Errors
     /// The first refusal; the others got it all the same.
-    pub(super) fn signal(&self, leader: &Leader, signal: Signal) -> io::Result<()> {
+    pub(super) fn signal(&self, leader: &Leader, signals: &[Signal]) -> io::Result<()> {
         match self {
-            Self::Leader => leader.signal(signal),
-            // At once to all: a fork that is under way begins anew, and finds it.
-            Self::Group if leader.ours => match NamedSignal::from_named_raw(signal.as_raw()) {
-                Some(named) => leader.signal_group(named),
-                None => self.signal_each(leader, signal),
-            },
-            _ => self.signal_each(leader, signal),
+            Self::Leader => leader.signals(signals),
+            Self::Group(_) => {
+                let mut result = Ok(());
+                for signal in signals {
+                    result = result.and(match leader.signal_group(*signal) {
+                        Ok(false) => self.signal_each(leader, &[*signal], &mut HashSet::new()).1,
+                        done => done.map(drop),
+                    });
+                }
+                result
+            }
+            _ => self.signal_each(leader, signals, &mut HashSet::new()).1,
         }
     }
 
-    fn signal_each(&self, leader: &Leader, signal: Signal) -> io::Result<()> {
-        let mut told = HashSet::new();
+    /// Signals the members that have not been told yet. Whether there were any.
+    fn signal_each(
+        &self,
+        leader: &Leader,
+        signals: &[Signal],
+        told: &mut HashSet<(i32, u64)>,
+    ) -> (bool, io::Result<()>) {
+        let mut any = false;
         let mut result = Ok(());
         for _ in 0..PASSES_MAX {
             let mut news = false;
-            for member in self.members(leader) {
-                if !told.insert((member.pid, member.start)) {
+            // A word to stop is said once; killing goes on until nobody is left.
+            let all = signals != [Signal::KILL];
+            for member in self.members(leader, all) {
+                let id = (member.pid, member.start);
+                if told.contains(&id) {
                     continue;
                 }
-                news = true;
                 let Some(pidfd) = open_seen(&member) else {
                     continue;
                 };
                 if let Self::Cgroup(cgroup) = self
                     && !cgroup.has(member.pid)
+                    && member.pid != leader.identity.pid.as_raw()
                 {
                     continue;
                 }
-                let sent = send(&pidfd, signal);
-                if result.is_ok() {
-                    result = sent;
-                }
+                told.insert(id);
+                news = true;
+                result = result.and(send_all(&pidfd, signals));
             }
             if !news {
                 break;
             }
+            any = true;
         }
-        result
+        (any, result)
     }
 
-    /// Kills all members, again and again. Never ends by itself: its user stops it
-    /// when the scope is empty.
-    pub(super) async fn kill(self: &Arc<Self>, leader: &Arc<Leader>) {
-        let mut pause = KILL_PAUSE_MIN;
+    /// Kills all members, and whoever is found later. Never ends by itself: its user
+    /// stops it when the scope is empty. Once nobody cares any more it only makes sure
+    /// that all have been told.
+    pub(super) async fn kill(
+        self: &Arc<Self>,
+        leader: &Arc<Leader>,
+        abandoned: &CancellationToken,
+    ) {
+        let mut pause = PAUSE_MIN;
+        // Nobody can refuse SIGKILL, so once is enough.
+        let mut told = HashSet::new();
         loop {
             let (scope, of) = (Arc::clone(self), Arc::clone(leader));
-            let round = tokio::task::spawn_blocking(move || scope.kill_once(&of)).await;
-            if let Ok(Err(error)) = round {
-                tracing::warn!(%error, pid = %leader.identity.pid, "cannot kill all of a scope");
+            let before = std::mem::take(&mut told);
+            let round = tokio::task::spawn_blocking(move || {
+                let mut told = before;
+                let (news, result) = scope.kill_once(&of, &mut told);
+                (told, news, result)
+            });
+            let mut any = false;
+            if let Ok((all, news, result)) = round.await {
+                (told, any) = (all, news);
+                if let Err(error) = result {
+                    tracing::warn!(%error, pid = %leader.identity.pid, "cannot kill all of a scope");
+                }
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(KILL_PAUSE_MAX);
+            if any {
+                pause = PAUSE_MIN;
+            } else if abandoned.is_cancelled() {
+                pending::<()>().await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = abandoned.cancelled(), if !any => {}
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
-    fn kill_once(&self, leader: &Leader) -> io::Result<()> {
-        match self {
-            Self::Cgroup(cgroup) => {
-                let whole = cgroup.kill()?;
-                // A child that was not moved, or moved itself away.
-                leader.signal(Signal::KILL)?;
-                if whole {
-                    return Ok(());
-                }
+    fn kill_once(&self, leader: &Leader, told: &mut HashSet<(i32, u64)>) -> (bool, io::Result<()>) {
+        // First, as it cannot fail, and a child may have moved itself out of its cgroup.
+        // Not in a tree: who loses its parent is not found by descent any more.
+        let first = match self {
+            Self::Tree(_) => Ok(()),
+            _ => leader.signal(Signal::KILL),
+        };
+        let at_once = match self {
+            Self::Cgroup(cgroup) => cgroup.kill(),
+            Self::Group(_) => leader.signal_group(Signal::KILL),
+            Self::Tree(_) => Ok(false),
+            Self::Leader => Ok(true),
+        };
+        match at_once {
+            Ok(true) => (false, first),
+            Ok(false) => {
+                let (news, result) = self.signal_each(leader, &[Signal::KILL], told);
+                (news, first.and(result))
             }
-            Self::Group if leader.ours => return self.signal(leader, Signal::KILL),
-            _ => {}
+            Err(error) => {
+                tracing::warn!(%error, pid = %leader.identity.pid, "cannot kill all at once");
+                let (news, result) = self.signal_each(leader, &[Signal::KILL], told);
+                (news, first.and(result))
+            }
         }
-        self.signal_each(leader, Signal::KILL)
     }
 
     /// Waits until no member lives, once the leader is dead.
@@ -245,29 +348,37 @@ impl Scope {
                     return;
                 }
             }
-            Self::Group => {}
+            Self::Group(_) => {}
         }
+        let mut pause = PAUSE_MIN;
         loop {
             let (scope, of) = (Arc::clone(self), Arc::clone(leader));
-            let members = tokio::task::spawn_blocking(move || scope.members(&of)).await;
-            let members = members.unwrap_or_default();
-            if members.is_empty() {
-                return;
-            }
-            match &**self {
-                // Nothing tells that somebody went to another group, and lives on there.
-                Self::Group => tokio::select! {
-                    () = wait_for_one(&members) => {}
-                    () = left_its_group(&members) => {}
+            let members = tokio::task::spawn_blocking(move || scope.members(&of, false)).await;
+            let waited = match members {
+                Ok(members) if members.is_empty() => return,
+                Ok(members) => match &**self {
+                    // Nothing tells that somebody went to another group, and lives on there.
+                    Self::Group(_) => tokio::select! {
+                        waited = wait_for_one(&members, leader.adopted) => waited,
+                        () = left_its_group(&members) => true,
+                    },
+                    _ => wait_for_one(&members, leader.adopted).await,
                 },
-                _ => wait_for_one(&members).await,
+                // It panicked: nothing is known.
+                Err(_) => false,
+            };
+            if waited {
+                pause = PAUSE_MIN;
+            } else {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
             }
         }
     }
 
     /// Who is in it now, for people.
     pub(super) fn survivors(&self, leader: &Leader) -> Vec<Survivor> {
-        let members = self.members(leader).into_iter();
+        let members = self.members(leader, true).into_iter();
         members
             .filter_map(|member| {
                 let (stat, name) = procfs::stat_and_name(member.pid)?;
@@ -279,11 +390,11 @@ impl Scope {
 }
 
 impl Tree {
-    fn members(&self) -> Vec<Stat> {
+    fn members(&self, all: bool) -> Vec<Stat> {
         match &self.line {
             Some((census, line)) if !census.is_incomplete() => census.members(*line),
             Some((census, line)) => {
-                let mut members = self.marks.members();
+                let mut members = self.marks.members(all);
                 let told = census.members(*line).into_iter();
                 let news: Vec<Stat> = told
                     .filter(|stat| members.iter().all(|known| known.pid != stat.pid))
@@ -292,7 +403,7 @@ impl Tree {
                 members
             }
             None => {
-                let members = self.marks.members();
+                let members = self.marks.members(all);
                 if let Some(orphans) = &self.orphans {
                     orphans.saw(&members);
                 }
@@ -302,18 +413,23 @@ impl Tree {
     }
 }
 
-/// Those in the leader's group. Its number is the group's until the leader is reaped;
-/// after that nobody is looked for: it may be another's.
-fn group_members(leader: &Leader) -> Vec<Stat> {
-    let group = leader.identity.pid.as_raw();
-    let members = procfs::certainly(|| {
-        let mut members = procfs::all();
-        members.retain(|stat| stat.group == group && !stat.is_dead());
+impl Group {
+    fn members(&self, leader: &Leader) -> Vec<Stat> {
+        let group = leader.identity.pid.as_raw();
+        let members = procfs::certainly(|| {
+            let mut members = procfs::all();
+            members.retain(|stat| stat.group == group && !stat.is_dead());
+            members
+        });
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |stat: &Stat| seen.contains(&(stat.pid, stat.start));
+        // Asked after the look.
+        let is_reaped = matches!(leader.pidfd.readiness(), Ok(Readiness::Reaped));
+        if is_reaped && !members.iter().any(known) {
+            return Vec::new();
+        }
+        *seen = members.iter().map(|stat| (stat.pid, stat.start)).collect();
         members
-    });
-    match leader.pidfd.readiness() {
-        Ok(Readiness::Reaped) => Vec::new(),
-        _ => members,
     }
 }
 
@@ -324,36 +440,36 @@ async fn left_its_group(members: &[Stat]) {
         procfs::stat(member.pid)
             .is_some_and(|now| now.start == member.start && now.group == member.group)
     };
-    let mut pause = KILL_PAUSE_MIN;
+    let mut pause = PAUSE_MIN;
     loop {
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(KILL_PAUSE_MAX);
+        pause = (pause * 2).min(GROUP_PAUSE_MAX);
         if !members.iter().all(stays) {
             return;
         }
     }
 }
 
-/// Waits until one of some processes is dead, and reaps it if it came to us.
-pub(super) async fn wait_for_one(members: &[Stat]) {
+/// Waits until one of some processes is dead, and reaps it if it came to us. `false`
+/// where nothing was waited for: some died meanwhile, or there is no descriptor left.
+///
+/// Whoever descends from a leader of ours, or was another's child when it was seen, is
+/// not the application's own. `adopted`: they may not descend from a leader of ours.
+pub(super) async fn wait_for_one(members: &[Stat], adopted: bool) -> bool {
     let held: Vec<_> = members
         .iter()
         .take(HELD_MAX)
-        .filter_map(open_seen)
-        .map(Arc::new)
+        .filter_map(|stat| Some((Arc::new(open_seen(stat)?), stat)))
         .collect();
     if held.len() < members.len().min(HELD_MAX) {
-        // Some died meanwhile, or there is no descriptor left: look again soon.
-        tokio::time::sleep(KILL_PAUSE_MIN).await;
-        return;
+        return false;
     }
-    let waits = held.iter().map(|pidfd| Box::pin(ended(pidfd)));
-    let (result, at, _) = select_all(waits).await;
-    if result.is_err() {
-        tokio::time::sleep(KILL_PAUSE_MAX).await;
-    }
-    if let Some(pidfd) = held.get(at) {
-        // Members descend from a leader, so they are not the application's children.
+    let waits = held.iter().map(|(pidfd, _)| Box::pin(ended(pidfd)));
+    let ((), at, _) = select_all(waits).await;
+    if let Some((pidfd, stat)) = held.get(at)
+        && (!adopted || stat.parent != procfs::own_pid())
+    {
         reap(pidfd);
     }
+    true
 }

@@ -1,17 +1,20 @@
 //! Starting a program, and saying clearly why that failed.
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kmonitor_event::Pid;
 use kmonitor_pidfd::Pidfd;
+use rustix::process::kill_process_group;
 
 use super::child::{ChildSide, Step};
+use super::identity::Identity;
+use super::procfs;
 use crate::backend::StartError;
 use crate::spec::{CommandSpec, KillScope};
 use crate::sys;
@@ -29,6 +32,23 @@ pub(super) struct Surroundings {
     pub(super) record: Option<File>,
 }
 
+/// Held by a start that gives a child a descriptor by number.
+static PLACING: Mutex<()> = Mutex::new(());
+
+/// Why nothing was started, or what was cannot be supervised.
+pub(super) struct Failed {
+    pub(super) error: StartError,
+    /// It had executed its program, and was ended: what it forked may be left.
+    pub(super) ran: Option<Identity>,
+}
+
+impl Failed {
+    /// Nothing was executed.
+    pub(super) fn before(error: StartError) -> Self {
+        Self { error, ran: None }
+    }
+}
+
 /// Starts it. Blocks until it has executed its program, or could not.
 ///
 /// The child is ours to reap, and nobody's else: it is in no list of the standard
@@ -37,11 +57,13 @@ pub(super) fn spawn(
     spec: &CommandSpec,
     with: Surroundings,
     scope: KillScope,
-) -> Result<Arc<Pidfd>, StartError> {
+) -> Result<Arc<Pidfd>, Failed> {
     let program = || spec.program.to_string_lossy().into_owned();
-    let failed = |error: io::Error| StartError::Spawn {
-        program: program(),
-        error,
+    let failed = |error: io::Error| {
+        Failed::before(StartError::Spawn {
+            program: program(),
+            error,
+        })
     };
     let dir = match &spec.dir {
         None => None,
@@ -62,7 +84,12 @@ pub(super) fn spawn(
     command.stdout(stdio(with.stdout, with.silent));
     command.stderr(stdio(with.stderr, with.silent));
     // Takes the number, if it is free, so that the standard library's own pipe to
-    // the child cannot have it: placing the notification descriptor would close it.
+    // the child cannot have it: placing the notification descriptor would close it. One
+    // at a time, so that it is not taken by another such start, to be free later.
+    let _one = with
+        .notify
+        .is_some()
+        .then(|| PLACING.lock().unwrap_or_else(PoisonError::into_inner));
     let _taken = match &with.notify {
         Some((fd, number)) => Some(
             rustix::io::fcntl_dupfd_cloexec(fd, *number)
@@ -79,24 +106,33 @@ pub(super) fn spawn(
         notify: with.notify,
     };
     sys::between_fork_and_exec(&mut command, steps);
-    let child = command
+    // The number of the pidfd, which must not be wanting once it runs.
+    let reserved = File::open("/dev/null").map_err(failed)?;
+    let mut child = command
         .spawn()
-        .map_err(|error| explain(spec, scope, number, error))?;
+        .map_err(|error| Failed::before(explain(spec, scope, number, error)))?;
+    drop(reserved);
     // Not reaped, and nobody's to reap but ours: the pid is its own.
-    let pid = Pid::try_from(child.id()).map_err(|error| StartError::Other(error.to_string()))?;
-    match Pidfd::open(pid) {
-        Ok(pidfd) => Ok(Arc::new(pidfd)),
-        Err(error) => {
-            // Without a pidfd (no descriptor left, mostly) it cannot be supervised.
-            let mut child = child;
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(StartError::Other(format!(
+    let pid = Pid::try_from(child.id())
+        .map_err(|error| Failed::before(StartError::Other(error.to_string())))?;
+    Pidfd::open(pid).map(Arc::new).map_err(|error| {
+        let start = procfs::stat(pid.as_raw()).map_or(0, |stat| stat.start);
+        // It leads its group, whose number is its own until it is waited for.
+        let group = rustix::process::Pid::from_child(&child);
+        let _ = kill_process_group(group, rustix::process::Signal::KILL);
+        let _ = child.wait();
+        Failed {
+            error: StartError::Other(format!(
                 "started {:?} and ended it at once, for want of a pidfd: {error}",
                 program()
-            )))
+            )),
+            ran: (scope != KillScope::Leader).then_some(Identity {
+                pid,
+                inode: None,
+                start,
+            }),
         }
-    }
+    })
 }
 
 fn stdio(captured: Option<OwnedFd>, silent: bool) -> Stdio {
@@ -107,9 +143,23 @@ fn stdio(captured: Option<OwnedFd>, silent: bool) -> Stdio {
     }
 }
 
+/// What systemd tells us is about us, and not about our children.
+const OUR_MANAGERS: [&str; 7] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+];
+
 fn set_environment(command: &mut Command, spec: &CommandSpec, marker: &(&'static str, String)) {
     if spec.env_clear {
         command.env_clear();
+    }
+    for name in OUR_MANAGERS {
+        command.env_remove(name);
     }
     for (name, value) in &spec.env {
         match value {
@@ -117,7 +167,13 @@ fn set_environment(command: &mut Command, spec: &CommandSpec, marker: &(&'static
             None => command.env_remove(name),
         };
     }
-    command.env(marker.0, OsString::from(&marker.1));
+    // If we are somebody's child, what descends from us descends from it.
+    let mut words = std::env::var_os(marker.0).unwrap_or_default();
+    if !words.is_empty() {
+        words.push(":");
+    }
+    words.push(&marker.1);
+    command.env(marker.0, words);
 }
 
 fn invalid(text: &str) -> io::Error {

@@ -5,17 +5,19 @@
 //! everything but who the child is; that the child appends itself (see `child.rs`),
 //! and readiness is appended later. A line without its end was not written. Nothing
 //! is forced to the disk: a record matters only within its boot.
+//!
+//! `lock` has two lines: the directory's id, which stays, and the pid of its holder.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kmonitor_event::Pid;
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid, flock, fstat};
 
 use super::identity::Identity;
 use super::procfs;
@@ -162,10 +164,16 @@ impl Pipe {
 }
 
 /// The directory, locked.
+///
+/// It is only used if it is our own, and nobody else may write to it: a record says whom
+/// to kill. All in it is reached by the directory's descriptor, and no link is followed.
 #[derive(Debug)]
 pub(super) struct StateDir {
-    dir: PathBuf,
+    path: PathBuf,
+    dir: OwnedFd,
     boot: String,
+    /// One that takes its place has another.
+    id: String,
     /// A child between fork and exec holds it too; nobody after exec.
     _lock: File,
 }
@@ -174,19 +182,7 @@ impl StateDir {
     /// Opens it, and makes it if there is none. Waits so long for another
     /// supervisor's lock, which one that died just now can leave to its children for
     /// the moment until they have executed their programs.
-    pub(super) async fn open(dir: &Path, patience: Duration) -> Result<Self, StateError> {
-        let io = |action| {
-            let path = dir.to_owned();
-            move |error| StateError::Io {
-                action,
-                path,
-                error,
-            }
-        };
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(dir).map_err(io("make"))?;
-        let dir = dir.canonicalize().map_err(io("find"))?;
+    pub(super) async fn open(path: &Path, patience: Duration) -> Result<Self, StateError> {
         let io = |action, path: &Path| {
             let path = path.to_owned();
             move |error| StateError::Io {
@@ -195,107 +191,147 @@ impl StateDir {
                 error,
             }
         };
-        let path = dir.join("lock");
-        let mut lock = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io("open", &path))?;
-        let until = Instant::now() + patience;
-        loop {
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    let mut holder = String::new();
-                    // Only for the message.
-                    let _ = (&mut lock).take(32).read_to_string(&mut holder);
-                    return Err(StateError::Locked {
-                        dir,
-                        holder: holder.trim().parse().ok(),
-                    });
-                }
-                Err(errno) => return Err(io("lock", &path)(errno.into())),
-            }
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(path).map_err(io("make", path))?;
+        let path = path.canonicalize().map_err(io("find", path))?;
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(|errno| io("open", &path)(errno.into()))?;
+        let stat = fstat(&dir).map_err(|errno| io("look at", &path)(errno.into()))?;
+        if let Some(why) = untrusted(&stat) {
+            return Err(StateError::Untrusted { path, why });
         }
-        let note = lock
-            .set_len(0)
-            .and_then(|()| writeln!(lock, "{}", std::process::id()));
-        note.map_err(io("write", &path))?;
+        let lock_path = path.join("lock");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
+        let lock = open_in(&dir, "lock", flags).map_err(io("open", &lock_path))?;
+        if !flocked(&lock, patience)
+            .await
+            .map_err(io("lock", &lock_path))?
+        {
+            // Only for the message.
+            let (_, holder) = lock_text(&lock);
+            return Err(StateError::Locked { dir: path, holder });
+        }
+        let id = note_holder(&lock).map_err(io("write", &lock_path))?;
         Ok(Self {
+            path,
             dir,
             boot: procfs::boot_id(),
+            id,
             _lock: lock,
         })
     }
 
     pub(super) fn dir(&self) -> &Path {
-        &self.dir
+        &self.path
     }
 
-    /// All records of this boot that make sense; the others are removed.
-    pub(super) fn records(&self) -> Vec<Record> {
-        let Ok(entries) = fs::read_dir(&self.dir) else {
-            return Vec::new();
-        };
+    /// The name of the cgroup that those of the children are in.
+    pub(super) fn base_name(&self) -> String {
+        format!("kmonitor-{}", self.id)
+    }
+
+    /// Whether a cgroup is one that was made for a child of this directory's. Where it
+    /// is depends on the cgroup that its supervisor was in.
+    fn is_ours(&self, cgroup: &Path) -> bool {
+        let base = self.base_name();
+        let base = cgroup.parent().and_then(Path::file_name) == Some(base.as_ref());
+        let plain = |part| !matches!(part, Component::ParentDir | Component::CurDir);
+        base && cgroup.is_absolute() && cgroup.components().all(plain)
+    }
+
+    /// All records of this boot; those of others are removed.
+    ///
+    /// # Errors
+    /// One cannot be read, so that it is not known who is to be let alone.
+    pub(super) fn records(&self) -> Result<Vec<Record>, StateError> {
         let mut records = Vec::new();
-        for path in entries.flatten().map(|entry| entry.path()) {
-            match path.extension().and_then(|ext| ext.to_str()) {
-                Some("record") => match self.read(&path) {
-                    Some(record) => records.push(record),
-                    None => {
-                        tracing::warn!(file = %path.display(), "removing: not a record of this boot");
-                        let _ = fs::remove_file(&path);
-                    }
-                },
+        let entries = rustix::fs::Dir::read_from(&self.dir).and_then(Iterator::collect);
+        let entries: Vec<rustix::fs::DirEntry> =
+            entries.map_err(|errno| self.unreadable("", io::Error::from(errno)))?;
+        for entry in entries {
+            let Ok(name) = entry.file_name().to_str() else {
+                continue;
+            };
+            if name.ends_with(".record") {
+                records.extend(self.read(name)?);
+            } else if name.ends_with(".new") {
                 // Its writer died before it was whole.
-                Some("new") => {
-                    let _ = fs::remove_file(&path);
-                }
-                _ => {}
+                self.remove(name);
             }
         }
-        records
+        Ok(records)
     }
 
     /// The record of a child, if there is one of this boot.
-    pub(super) fn record(&self, child: &str) -> Option<Record> {
-        let record = self.read(&self.record_path(child))?;
-        (record.path == child).then_some(record)
+    ///
+    /// # Errors
+    /// There is one, and it cannot be read.
+    pub(super) fn record(&self, child: &str) -> Result<Option<Record>, StateError> {
+        let record = self.read(&record_name(child))?;
+        Ok(record.filter(|record| record.path == child))
     }
 
-    fn read(&self, path: &Path) -> Option<Record> {
-        let mut text = String::new();
-        let file = File::open(path).ok()?;
-        file.take(RECORD_BYTES_MAX).read_to_string(&mut text).ok()?;
-        let (record, boot) = Record::parse(&text)?;
-        (boot == self.boot).then_some(record)
+    fn read(&self, name: &str) -> Result<Option<Record>, StateError> {
+        let file = match open_in(&self.dir, name, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(|error| self.unreadable(name, error))?,
+        };
+        let mut text = Vec::new();
+        let read = (&file).take(RECORD_BYTES_MAX).read_to_end(&mut text);
+        read.map_err(|error| self.unreadable(name, error))?;
+        let parsed = Record::parse(&String::from_utf8_lossy(&text));
+        match parsed {
+            Some((record, boot)) if boot == self.boot => {
+                if record
+                    .cgroup
+                    .as_deref()
+                    .is_some_and(|dir| !self.is_ours(dir))
+                {
+                    let text = "its cgroup is not one of this directory's";
+                    return Err(self.unreadable(name, io::Error::other(text)));
+                }
+                return Ok(Some(record));
+            }
+            // What a machine that lost its power left may be anything.
+            None if !is_before_boot(&file) => {
+                let text = "it is no record that this version understands";
+                return Err(self.unreadable(name, io::Error::other(text)));
+            }
+            _ => {}
+        }
+        tracing::info!(file = %self.path.join(name).display(), "removing: of another boot");
+        self.remove(name);
+        Ok(None)
+    }
+
+    fn unreadable(&self, name: &str, error: io::Error) -> StateError {
+        StateError::Io {
+            action: "read",
+            path: self.path.join(name),
+            error,
+        }
     }
 
     /// Writes a record, in place of any other of that child's.
     pub(super) fn write(&self, record: &Record) -> io::Result<RecordFile> {
-        let path = self.record_path(&record.path);
-        let aside = path.with_extension("new");
-        let mut file = File::options()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&aside)?;
-        file.set_len(0)?;
+        let name = record_name(&record.path);
+        let aside = format!("{name}.new");
+        self.remove(&aside);
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL;
+        let mut file = open_in(&self.dir, &aside, flags)?;
         file.write_all(record.to_text(&self.boot).as_bytes())?;
-        fs::rename(&aside, &path)?;
+        rustix::fs::renameat(&self.dir, &aside, &self.dir, &name)?;
+        let path = self.path.join(name);
         Ok(RecordFile { path, file })
     }
 
     /// Opens a record to go on with it.
     pub(super) fn reopen(&self, child: &str) -> io::Result<RecordFile> {
-        let path = self.record_path(child);
-        let file = File::options().append(true).open(&path)?;
+        let name = record_name(child);
+        let file = open_in(&self.dir, &name, OFlags::WRONLY | OFlags::APPEND)?;
+        let path = self.path.join(name);
         Ok(RecordFile { path, file })
     }
 
@@ -303,9 +339,13 @@ impl StateDir {
     pub(super) fn forget(&self, child: &str) {
         // Pipes first: without a record nobody looks for them. Mostly there are none.
         for pipe in Pipe::ALL {
-            let _ = fs::remove_file(self.pipe_path(child, pipe));
+            self.remove(&pipe_name(child, pipe));
         }
-        let _ = fs::remove_file(self.record_path(child));
+        self.remove(&record_name(child));
+    }
+
+    fn remove(&self, name: &str) {
+        let _ = rustix::fs::unlinkat(&self.dir, name, AtFlags::empty());
     }
 
     /// Makes a pipe for a child: our end, and its own.
@@ -320,45 +360,113 @@ impl StateDir {
         pipe: Pipe,
         owner: Option<(u32, u32)>,
     ) -> io::Result<(OwnedFd, OwnedFd)> {
-        let path = self.pipe_path(child, pipe);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        rustix::fs::mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)?;
+        let name = pipe_name(child, pipe);
+        self.remove(&name);
+        rustix::fs::mkfifoat(&self.dir, &name, Mode::RUSR | Mode::WUSR)?;
+        let ours = open_in(&self.dir, &name, OFlags::RDONLY | OFlags::NONBLOCK)?;
         if let Some((user, group)) = owner {
+            let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
             // For those who open /dev/stderr. Who may become a user may do this too.
-            let _ = std::os::unix::fs::chown(&path, Some(user), Some(group));
+            let _ = rustix::fs::fchown(&ours, Some(user), Some(group));
         }
-        let ours = open_reading(&path)?;
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let childs = rustix::fs::open(&path, flags, Mode::empty())?;
-        Ok((ours, childs))
+        let childs = open_in(&self.dir, &name, OFlags::RDWR)?;
+        Ok((ours.into(), childs.into()))
     }
 
     /// Our end of a pipe that a former supervisor made.
     pub(super) fn reopen_pipe(&self, child: &str, pipe: Pipe) -> Option<OwnedFd> {
-        let path = self.pipe_path(child, pipe);
-        let is_fifo = |path: &Path| {
-            let kind = fs::symlink_metadata(path).map(|data| data.mode() & 0o170_000);
-            kind.is_ok_and(|kind| kind == 0o010_000)
-        };
-        is_fifo(&path).then(|| open_reading(&path).ok())?
-    }
-
-    fn record_path(&self, child: &str) -> PathBuf {
-        self.dir.join(format!("{}.record", file_name(child)))
-    }
-
-    fn pipe_path(&self, child: &str, pipe: Pipe) -> PathBuf {
-        self.dir
-            .join(format!("{}.{}", file_name(child), pipe.suffix()))
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let file = open_in(&self.dir, &pipe_name(child, pipe), flags).ok()?;
+        let kind = fstat(&file).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        (kind == Ok(FileType::Fifo)).then(|| file.into())
     }
 }
 
-fn open_reading(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+fn record_name(child: &str) -> String {
+    format!("{}.record", file_name(child))
+}
+
+fn pipe_name(child: &str, pipe: Pipe) -> String {
+    format!("{}.{}", file_name(child), pipe.suffix())
+}
+
+fn open_in(dir: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+    Ok(file.into())
+}
+
+/// Why a directory is not to be trusted.
+fn untrusted(stat: &rustix::fs::Stat) -> Option<String> {
+    let (me, owner) = (rustix::process::geteuid(), stat.st_uid);
+    if owner != me.as_raw() {
+        return Some(format!("it belongs to user {owner}, and we are user {me}"));
+    }
+    let others = Mode::from_raw_mode(stat.st_mode) & (Mode::WGRP | Mode::WOTH);
+    (!others.is_empty()).then(|| {
+        let mode = stat.st_mode & 0o7777;
+        format!("others may write to it (mode {mode:o})")
+    })
+}
+
+/// Whether a file was last changed before this boot, as the clock goes now.
+fn is_before_boot(file: &File) -> bool {
+    let boot_ns = procfs::wall_ns_of_start(0);
+    fstat(file).is_ok_and(|stat| {
+        let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
+        seconds.saturating_mul(1_000_000_000) < boot_ns
+    })
+}
+
+/// Locks a file against all other programs, waiting so long. Whether that worked.
+pub(super) async fn flocked(file: &File, patience: Duration) -> io::Result<bool> {
+    let begun = Instant::now();
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < patience => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// What the lock file says: the directory's id, and who holds it.
+fn lock_text(lock: &File) -> (Option<String>, Option<i32>) {
+    let mut bytes = [0; 128];
+    let length = lock.read_at(&mut bytes, 0).unwrap_or(0);
+    let text = String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned();
+    let mut lines = text.lines();
+    let id = lines
+        .next()
+        .filter(|id| id.len() == ID_LENGTH && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let holder = lines.next().and_then(|pid| pid.trim().parse().ok());
+    (id.map(str::to_owned), holder)
+}
+
+/// Writes down that we hold the lock. The id stays as it is: cgroups are named by it.
+fn note_holder(lock: &File) -> io::Result<String> {
+    let id = match lock_text(lock).0 {
+        Some(id) => id,
+        None => {
+            lock.set_len(0)?;
+            let id = new_id();
+            lock.write_all_at(format!("{id}\n").as_bytes(), 0)?;
+            id
+        }
+    };
+    let after = ID_LENGTH as u64 + 1;
+    lock.set_len(after)?;
+    lock.write_all_at(format!("{}\n", std::process::id()).as_bytes(), after)?;
+    Ok(id)
+}
+
+const ID_LENGTH: usize = 16;
+
+fn new_id() -> String {
+    format!("{:016x}", fastrand::u64(..))
 }
 
 /// A record, open to be gone on with.
@@ -412,7 +520,15 @@ pub enum StateError {
         /// The other, where it says so.
         holder: Option<i32>,
     },
-    /// A file system's refusal.
+    /// Others could have put something there, or could do so now.
+    #[error("{} is not to be trusted: {why}", path.display())]
+    Untrusted {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A file system's refusal, or a record that makes no sense.
     #[error("cannot {action} {}: {error}", path.display())]
     Io {
         /// What was tried.
@@ -506,17 +622,102 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn records_of_another_boot_and_garbage_are_removed() {
+    async fn records_of_another_boot_and_its_garbage_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path(), Duration::ZERO).await.unwrap();
-        state.write(&record()).unwrap();
-        fs::write(dir.path().join("old.record"), record().to_text("other")).unwrap();
+        let mut record = record();
+        record.cgroup = Some(format!("/x/{}/y", state.base_name()).into());
+        state.write(&record).unwrap();
+        fs::write(dir.path().join("old.record"), record.to_text("other")).unwrap();
         fs::write(dir.path().join("bad.record"), [0xff; 10]).unwrap();
+        let bad = File::open(dir.path().join("bad.record")).unwrap();
+        bad.set_modified(std::time::UNIX_EPOCH).unwrap();
         fs::write(dir.path().join("half.new"), "").unwrap();
-        assert_eq!(state.records(), [record()]);
+        assert_eq!(state.records().unwrap(), [record]);
         state.forget("app/db");
         let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
         assert_eq!(left.pop().unwrap().file_name(), "lock");
         assert!(left.is_empty(), "{left:?}");
+    }
+
+    /// What it says of this boot is not known: somebody may live whom it names.
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_is_an_error_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path(), Duration::ZERO).await.unwrap();
+        let file = dir.path().join("c.record");
+        let later = record().to_text(&state.boot).replacen('1', "2", 1);
+        let plain = || record().to_text(&state.boot);
+        for text in [later, String::new(), plain()] {
+            fs::write(&file, text).unwrap();
+            let error = state.records().unwrap_err().to_string();
+            assert!(error.contains("c.record"), "{error}");
+            state.record("c").unwrap_err();
+            assert!(file.exists());
+        }
+        // The last names a cgroup that is none of ours.
+        let error = state.record("c").unwrap_err().to_string();
+        assert!(error.contains("not one of this directory's"), "{error}");
+        fs::remove_file(&file).unwrap();
+        // It cannot be opened.
+        std::os::unix::fs::symlink("/etc/hostname", &file).unwrap();
+        state.record("c").unwrap_err();
+        assert!(file.is_symlink());
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_others_may_write_to_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o720, 0o702, 0o777] {
+            let open = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(dir.path(), open).unwrap();
+            let opened = StateDir::open(dir.path(), Duration::ZERO).await;
+            assert!(
+                matches!(opened, Err(StateError::Untrusted { .. })),
+                "{opened:?}"
+            );
+        }
+        let mut stat = fstat(File::open(dir.path()).unwrap()).unwrap();
+        stat.st_mode = 0o40700;
+        assert_eq!(untrusted(&stat), None);
+        stat.st_uid += 1;
+        assert!(untrusted(&stat).unwrap().contains("belongs to user"));
+    }
+
+    /// It would be truncated, or written to.
+    #[tokio::test]
+    async fn links_in_the_directory_are_not_followed() {
+        let elsewhere = tempfile::NamedTempFile::new().unwrap();
+        fs::write(elsewhere.path(), "precious").unwrap();
+        for name in ["lock", "app+db.record.new", "app+db.record", "app+db.out"] {
+            let dir = tempfile::tempdir().unwrap();
+            std::os::unix::fs::symlink(elsewhere.path(), dir.path().join(name)).unwrap();
+            if let Ok(state) = StateDir::open(dir.path(), Duration::ZERO).await {
+                drop(state.write(&record()));
+                drop(state.reopen_pipe("app/db", Pipe::Stdout));
+                drop(state.make_pipe("app/db", Pipe::Stdout, None));
+            } else {
+                assert_eq!(name, "lock");
+            }
+            assert_eq!(fs::read_to_string(elsewhere.path()).unwrap(), "precious");
+        }
+    }
+
+    /// Not even SIGKILL at any moment makes it another: cgroups are named by it.
+    #[tokio::test]
+    async fn a_directory_keeps_its_name_for_cgroups() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = async || StateDir::open(dir.path(), Duration::MAX).await.unwrap();
+        let name = open().await.base_name();
+        assert_eq!(open().await.base_name(), name);
+        let lock = dir.path().join("lock");
+        let text = fs::read_to_string(&lock).unwrap();
+        for cut in ID_LENGTH..text.len() {
+            fs::write(&lock, &text[..cut]).unwrap();
+            assert_eq!(open().await.base_name(), name, "cut at {cut}");
+        }
+        fs::remove_dir_all(dir.path()).unwrap();
+        assert_ne!(open().await.base_name(), name);
+        fs::create_dir_all(dir.path()).unwrap();
     }
 }

@@ -1,9 +1,12 @@
 //! One simulated incarnation: a task that plays its program.
 
+use std::future::ready;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -69,19 +72,21 @@ impl Strings {
 }
 
 impl Running for Strings {
-    fn signal(&self, signal: Signal, reach: Reach) -> io::Result<()> {
-        // Who is gone is no error.
-        let _ = self.to.send(Pull::Signal(signal, reach));
-        Ok(())
+    fn signal(&self, signals: &[Signal], reach: Reach) -> BoxFuture<'static, io::Result<()>> {
+        for signal in signals {
+            // Who is gone is no error.
+            let _ = self.to.send(Pull::Signal(*signal, reach));
+        }
+        ready(Ok(())).boxed()
     }
 
     fn kill(&self) {
         let _ = self.to.send(Pull::Kill);
     }
 
-    fn survivors(&self) -> Vec<Survivor> {
+    fn survivors(&self) -> BoxFuture<'static, Vec<Survivor>> {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        left.clone()
+        ready(left.clone()).boxed()
     }
 }
 

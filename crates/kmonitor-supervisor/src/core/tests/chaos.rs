@@ -127,7 +127,7 @@ impl World {
                     alive.given_up = true;
                 }
                 let survivor = Survivor::new(kmonitor_event::Pid::current(), "x", 'D');
-                inputs.push(Input::Survivors(about, vec![survivor]));
+                inputs.push(Input::Report(about, Told::Survivors(vec![survivor])));
             }
             Action::Signal(.., request) | Action::Answer(request, _) => {
                 assert!(self.asked.contains(&request.0));

@@ -192,7 +192,7 @@ impl Rig {
             }
             Action::AskSurvivors(about) => {
                 self.log.push(format!("?{}", self.names[&about.child]));
-                inputs.push_back(Input::Survivors(about, Vec::new()));
+                inputs.push_back(Input::Report(about, Told::Survivors(Vec::new())));
             }
             Action::Signal(id, signal, _, request) => {
                 self.log.push(format!("{signal}>{}", self.names[&id]));

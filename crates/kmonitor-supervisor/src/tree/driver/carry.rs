@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Driver, Slot, Surroundings, answer};
 use crate::Signal;
 use crate::backend::{Incarnation, Launch, Reach, Reports, Running};
-use crate::core::{Action, ChildId, Input, RequestId, Told};
+use crate::core::{Action, ChildId, RequestId, Told};
 use crate::tree::board::News;
 use crate::tree::command::REQUESTS_MAX;
 use crate::tree::nested::{Ask, Nested};
@@ -17,9 +17,9 @@ use crate::words::{ControlError, End};
 
 impl Driver {
     /// What can be seen is told first, so that whoever is answered sees it.
-    pub(super) fn carry_out(&mut self, actions: &mut Vec<Action>, inputs: &mut Vec<Input>) {
+    pub(super) fn carry_out(&mut self, actions: Vec<Action>) {
         let mut news = Vec::new();
-        for action in actions.iter() {
+        for action in &actions {
             match action {
                 Action::Added(id, name) => {
                     if let Some(body) = self.arriving.remove(name) {
@@ -52,12 +52,12 @@ impl Driver {
             }
         }
         self.tell(news);
-        for action in actions.drain(..) {
-            self.carry_out_one(action, inputs);
+        for action in actions {
+            self.carry_out_one(action);
         }
     }
 
-    fn carry_out_one(&mut self, action: Action, inputs: &mut Vec<Input>) {
+    fn carry_out_one(&mut self, action: Action) {
         match action {
             Action::Launch(about) => self.launch(about),
             Action::Stop(id, signal) => self.stop(id, signal),
@@ -68,7 +68,15 @@ impl Driver {
             }
             Action::AskSurvivors(about) => {
                 let left = self.running(about.child).map(Running::survivors);
-                inputs.push(Input::Survivors(about, left.unwrap_or_default()));
+                let told = self.told.to.clone();
+                tokio::spawn(async move {
+                    let left = match left {
+                        Some(left) => left.await,
+                        None => Vec::new(),
+                    };
+                    // Without a supervisor nobody needs to know.
+                    let _ = told.send((about, Told::Survivors(left)));
+                });
             }
             Action::Signal(id, signal, reach, request) => {
                 self.signal(id, signal, reach, request);
@@ -155,31 +163,34 @@ impl Driver {
         let Some(running) = self.running(id) else {
             return;
         };
-        for signal in [signal, Signal::CONT] {
-            if let Err(error) = running.signal(signal, Reach::Scope) {
+        let sent = running.signal(&[signal, Signal::CONT], Reach::Scope);
+        let supervisor = self.path.clone();
+        tokio::spawn(async move {
+            if let Err(error) = sent.await {
                 // The ladder goes on, to what cannot be refused.
-                tracing::warn!(supervisor = %self.path, child = id, %error, "cannot send {signal}");
+                tracing::warn!(%supervisor, child = id, %error, "cannot send {signal}");
             }
-        }
+        });
     }
 
     fn signal(&mut self, id: ChildId, signal: Signal, reach: Reach, request: RequestId) {
-        let sent = self
-            .running(id)
-            .map(|running| running.signal(signal, reach));
-        let name = self.core.name_of(id);
-        let result = match (sent, name) {
-            (Some(Ok(())), _) => Ok(()),
-            (Some(Err(error)), Some(child)) => Err(ControlError::Signal {
+        let Some(reply) = self.pending.remove(&request) else {
+            return;
+        };
+        let Some(child) = self.core.name_of(id) else {
+            return answer(reply, Err(ControlError::Ended));
+        };
+        let Some(running) = self.running(id) else {
+            return answer(reply, Err(ControlError::NotRunning(child)));
+        };
+        let sent = running.signal(&[signal], reach);
+        tokio::spawn(async move {
+            let result = sent.await.map_err(|error| ControlError::Signal {
                 child,
                 error: Arc::new(error),
-            }),
-            (None, Some(child)) => Err(ControlError::NotRunning(child)),
-            (_, None) => Err(ControlError::Ended),
-        };
-        if let Some(reply) = self.pending.remove(&request) {
+            });
             answer(reply, result);
-        }
+        });
     }
 
     fn ended(&mut self, end: End) {
