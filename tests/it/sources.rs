@@ -3,7 +3,8 @@
 
 use kmonitor::source::{Reach, Refusal, Scope};
 use kmonitor::{
-    Event, EventKind, EventMask, Filter, LossOrigin, Lost, Pid, SubscribeError, Subscription,
+    Event, EventKind, EventMask, Filter, LossOrigin, Lost, Pid, Resync, SubscribeError,
+    Subscription,
 };
 
 use crate::patience::{is_pending, next, only_exit, rest, soon, until};
@@ -387,6 +388,10 @@ async fn a_loss_is_told_at_its_place_and_no_watch_is_lost(source: Source) {
     let event = next(&mut stream).await;
     let lost = Lost::new(LossOrigin::Kernel, Some(5));
     assert_eq!(event.kind, EventKind::Lost(lost));
+    let mark = next(&mut stream).await;
+    assert_eq!(mark.kind, EventKind::Resync(Resync::Begin));
+    let mark = next(&mut stream).await;
+    assert_eq!(mark.kind, EventKind::Resync(Resync::End { complete: true }));
     world.exit(within, 2);
     ended(&mut stream, within, 2 << 8).await;
     assert_eq!(soon("the end", stream.next()).await, None);
