@@ -6,7 +6,7 @@
 //! program. The pid of each supervisor is appended to the file PIDS, for whoever
 //! clears up; here nothing is cleared up after a failure.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -65,11 +65,9 @@ struct Birth {
     at: u64,
 }
 
-/// What supervisors have used so far.
-struct Used {
-    cpu_ns: f64,
-    switches: f64,
-}
+/// What each thread of the supervisors has used so far, by its number: CPU time in
+/// nanoseconds, and context switches.
+type Used = HashMap<String, [f64; 2]>;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -141,14 +139,15 @@ impl Bench {
         }
         taken.start_ms.push(millis(last - began));
         let keepers = self.keepers()?;
-        taken.start_cpu_ms.push(used(&keepers)?.cpu_ns / 1e6);
+        let [cpu, _] = since(&Used::new(), &used(&keepers)?);
+        taken.start_cpu_ms.push(cpu / 1e6);
         std::thread::sleep(SETTLE);
 
         let before = used(&keepers)?;
         std::thread::sleep(self.idle);
-        let after = used(&keepers)?;
-        taken.idle_cpu_ms.push((after.cpu_ns - before.cpu_ns) / 1e6);
-        taken.switches.push(after.switches - before.switches);
+        let [cpu, switches] = since(&before, &used(&keepers)?);
+        taken.idle_cpu_ms.push(cpu / 1e6);
+        taken.switches.push(switches);
 
         for _ in 0..self.kills {
             // Nobody twice: s6 lets a second pass between two starts of a child.
@@ -173,7 +172,7 @@ impl Bench {
 
         let told = Timestamp::now().as_nanos();
         rustix::process::kill_process(supervisor, Signal::TERM)?;
-        while reap()? {
+        while reap(supervisor)? {
             if u128::from(Timestamp::now().as_nanos() - told) > PATIENCE.as_nanos() {
                 return Err("it does not stop".into());
             }
@@ -229,10 +228,14 @@ impl Bench {
 }
 
 /// Reaps who is dead. Whether anybody is left who is not.
-fn reap() -> Result<bool> {
+fn reap(supervisor: Pid) -> Result<bool> {
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
-            Ok(Some(_)) => {}
+            Ok(Some((pid, status))) => {
+                if pid == supervisor && status.exit_status() != Some(0) {
+                    return Err(format!("it ended with {status:?}").into());
+                }
+            }
             Ok(None) => return Ok(true),
             Err(rustix::io::Errno::CHILD) => return Ok(false),
             Err(error) => return Err(error.into()),
@@ -252,25 +255,33 @@ fn parent(pid: i32) -> Option<i32> {
     rest.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// All threads' CPU time and context switches.
 fn used(pids: &[i32]) -> Result<Used> {
-    let mut used = Used {
-        cpu_ns: 0.0,
-        switches: 0.0,
-    };
+    let mut used = Used::new();
     for pid in pids {
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let task = task?.path();
+            let task = task?;
             // A thread of a pool may have gone meanwhile.
-            let Ok(times) = fs::read_to_string(task.join("schedstat")) else {
+            let Ok(times) = fs::read_to_string(task.path().join("schedstat")) else {
                 continue;
             };
-            let cpu = times.split_whitespace().next().unwrap_or("0");
-            used.cpu_ns += cpu.parse::<f64>()?;
-            used.switches += fields(&task.join("status"), "ctxt_switches:");
+            let cpu = times.split_whitespace().next().unwrap_or("0").parse()?;
+            let switches = fields(&task.path().join("status"), "ctxt_switches:");
+            used.insert(task.file_name().to_string_lossy().into(), [cpu, switches]);
         }
     }
     Ok(used)
+}
+
+/// The sums of what was used in between. What a thread used that has gone is left out.
+fn since(before: &Used, after: &Used) -> [f64; 2] {
+    let mut sums = [0.0; 2];
+    for (thread, now) in after {
+        let then = before.get(thread).unwrap_or(&[0.0; 2]);
+        for (sum, (now, then)) in sums.iter_mut().zip(now.iter().zip(then)) {
+            *sum += now - then;
+        }
+    }
+    sums
 }
 
 /// Proportional and resident sizes, in KiB.
@@ -317,7 +328,7 @@ fn print_tables(all: &[(&str, Taken)], children: usize) {
     let each = |values: &[f64]| median(values) / children as f64;
     let columns: [(&str, &dyn Fn(&Taken) -> f64); 10] = [
         ("start all, ms", &|t| median(&t.start_ms)),
-        ("its CPU, ms", &|t| median(&t.start_cpu_ms)),
+        ("CPU for that, ms", &|t| median(&t.start_cpu_ms)),
         ("replaced p50, us", &|t| quantile(&t.replaced_us, 0.5)),
         ("p99, us", &|t| quantile(&t.replaced_us, 0.99)),
         ("PSS, KiB a child", &|t| each(&t.pss_kib)),
@@ -345,7 +356,7 @@ fn print_tables(all: &[(&str, Taken)], children: usize) {
 
 fn cell(value: f64, first: f64) -> String {
     let precision = if value < 10.0 { 1 } else { 0 };
-    if first == 0.0 {
+    if first < 0.1 {
         return format!("{value:.precision$}");
     }
     let times = value / first;
