@@ -56,7 +56,13 @@ finish() {
 	mount=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
 	if [ -n "$mount" ] && [ -s "$work/pids" ]; then
 		while read -r pid; do
-			find "$mount" -depth -type d -path "*/kmonitor-$pid-*" -exec rmdir {} + 2>/dev/null || :
+			# Who was killed just now may be in it still.
+			for wait in 0.1 1 0; do
+				find "$mount" -depth -type d -path "*/kmonitor-$pid-*" >"$work/cgroups"
+				if [ ! -s "$work/cgroups" ]; then break; fi
+				xargs rmdir <"$work/cgroups" 2>/dev/null || :
+				sleep "$wait"
+			done
 		done <"$work/pids"
 	fi
 	rm -rf "$work" "$scan"
@@ -135,8 +141,9 @@ for name in $(echo "$names" | tr , ' '); do
 		# It runs until it is told to stop, or ends because there are none.
 		: >"$work/probe"
 		status=0
-		BORN=$work/probe timeout 2 "$work/keeper" 1 cgroup capture "$work/born" \
-			2>"$work/why" || status=$?
+		# shellcheck disable=SC2016 # For the inner shell.
+		BORN=$work/probe timeout 2 sh -c 'echo $$ >>"$1"; exec "$2" 1 cgroup capture "$3"' \
+			- "$work/pids" "$work/keeper" "$work/born" 2>"$work/why" || status=$?
 		if [ "$status" -eq 124 ]; then
 			line 'ours, cgroup' "$work/keeper $children cgroup capture $work/born"
 		else

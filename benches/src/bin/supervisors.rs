@@ -1,4 +1,4 @@
-//! `supervisors ROUNDS CHILDREN KILLS IDLE_S BORN CHILD PIDS < COMMANDS`: what each
+//! `supervisors ROUNDS CHILDREN KILLS IDLE_S BORN CHILD PIDS <COMMANDS`: what each
 //! supervisor costs that a line of its input names (a name, a tab, a command with
 //! blanks between the words), as one table. `benches/supervisors.sh` runs it.
 //!
@@ -33,6 +33,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// Kills come so far apart at random, so that they meet every phase of who polls once
 /// a second.
 const GAP_MAX_MS: usize = 1000;
+
+/// Its head, and what is in it.
+type Column<'a> = (&'a str, &'a dyn Fn(&Taken) -> f64);
 
 struct Bench {
     children: usize,
@@ -326,7 +329,7 @@ fn quantile(values: &[f64], part: f64) -> f64 {
 /// All in one table; beside each number how many times the first row's it is.
 fn print_tables(all: &[(&str, Taken)], children: usize) {
     let each = |values: &[f64]| median(values) / children as f64;
-    let columns: [(&str, &dyn Fn(&Taken) -> f64); 10] = [
+    let columns: [Column<'_>; 10] = [
         ("start all, ms", &|t| median(&t.start_ms)),
         ("CPU for that, ms", &|t| median(&t.start_cpu_ms)),
         ("replaced p50, us", &|t| quantile(&t.replaced_us, 0.5)),
