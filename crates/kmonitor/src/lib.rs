@@ -36,6 +36,10 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Supervision
+//! With the feature `supervisor`, `kmonitor::supervisor` keeps processes and tasks
+//! running as a tree, and stops them with nothing left behind.
+//!
 //! # What works where
 //! | | *host*: the connector works | *container*: it does not | *restricted*: `pidfd_open` is blocked |
 //! |---|---|---|---|
@@ -67,5 +71,14 @@ pub use kmonitor_pidfd as pidfd;
 #[cfg(feature = "signal")]
 pub use kmonitor_signal as signal;
 
+/// Supervision trees over processes and tasks: keeping them running, and stopping them.
+#[cfg(feature = "supervisor")]
+pub use kmonitor_supervisor as supervisor;
+
 /// The watch that a hub gives: [`Hub::watch`].
 pub use kmonitor_hub::Watch as HubWatch;
+
+/// What the README shows, compiled.
+#[cfg(all(doctest, feature = "supervisor"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

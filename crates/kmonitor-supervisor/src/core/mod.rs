@@ -132,9 +132,13 @@ impl Core {
 
     /// The children that changed since this was asked last.
     pub(crate) fn take_dirty(&mut self) -> impl Iterator<Item = &Child> {
-        self.children
-            .iter_mut()
-            .filter_map(|child| std::mem::take(&mut child.dirty).then_some(&*child))
+        // The others are not written to: each page that is costs a copy while a child
+        // of ours has yet to execute its program.
+        let dirty = self.children.iter_mut().filter(|child| child.dirty);
+        dirty.map(|child| {
+            child.dirty = false;
+            &*child
+        })
     }
 
     pub(crate) fn has_ended(&self) -> bool {

@@ -34,7 +34,9 @@ impl Core {
         for index in (0..self.children.len()).rev() {
             let child = &mut self.children[index];
             if !child.is_live() {
-                child.stop = None;
+                if child.stop.is_some() {
+                    child.stop = None;
+                }
                 waits |= child.is_stopping();
             } else if child.stop.is_some() {
                 if !waits && let Some(cause) = child.stop.take() {

@@ -118,16 +118,15 @@ struct Sink {
 
 impl Reader {
     async fn run(mut self, mut asked: mpsc::Receiver<Ask>) {
-        let mut buffer = vec![0; READ_BYTES];
         let mut listening = true;
         while self.stdout.receiver.is_some() || self.stderr.receiver.is_some() {
             let ask = tokio::select! {
                 () = self.stdout.readable() => {
-                    self.stdout.read(&mut buffer, false, &mut self.sink);
+                    self.stdout.read(false, &mut self.sink);
                     continue;
                 }
                 () = self.stderr.readable() => {
-                    self.stderr.read(&mut buffer, false, &mut self.sink);
+                    self.stderr.read(false, &mut self.sink);
                     continue;
                 }
                 ask = asked.recv(), if listening => ask,
@@ -138,7 +137,7 @@ impl Reader {
                 continue;
             };
             for input in [&mut self.stdout, &mut self.stderr] {
-                input.read(&mut buffer, true, &mut self.sink);
+                input.read(true, &mut self.sink);
                 if ask.last {
                     input.end(&mut self.sink);
                 }
@@ -161,16 +160,18 @@ impl Input {
 
     /// Reads what is there: some of it as the reactor tells of it, or all that was
     /// written before `now`.
-    fn read(&mut self, buffer: &mut [u8], now: bool, sink: &mut Sink) {
+    fn read(&mut self, now: bool, sink: &mut Sink) {
+        // Here, and not kept: there may be thousands of children, most of them silent.
+        let mut buffer = [0; READ_BYTES];
         let mut bytes_max = if now { PIPE_BYTES_MAX } else { READ_BYTES };
         while bytes_max > 0 {
             let Some(receiver) = &self.receiver else {
                 return;
             };
-            let result = match receiver.try_read(buffer) {
+            let result = match receiver.try_read(&mut buffer) {
                 // The reactor may not have told yet of what was written just now.
                 Err(error) if now && error.kind() == io::ErrorKind::WouldBlock => {
-                    rustix::io::read(receiver, &mut *buffer).map_err(io::Error::from)
+                    rustix::io::read(receiver, &mut buffer).map_err(io::Error::from)
                 }
                 result => result,
             };

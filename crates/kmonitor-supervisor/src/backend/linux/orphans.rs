@@ -153,12 +153,13 @@ fn sweep(all: bool) -> bool {
     let sessions: HashSet<i32> = known.ours.values().copied().collect();
     let mut present = HashSet::new();
     for pid in procfs::own_children() {
-        let Some(stat) = procfs::stat(pid).filter(|stat| stat.parent == me) else {
-            continue;
-        };
+        // Before anything is read of it: there may be thousands of them.
         if known.leaders.contains_key(&pid) {
             continue;
         }
+        let Some(stat) = procfs::stat(pid).filter(|stat| stat.parent == me) else {
+            continue;
+        };
         let id = (pid, stat.start);
         present.insert(id);
         let in_session =
