@@ -13,7 +13,7 @@ use crate::world::*;
 const IGNORES: &str = "import signal,time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print('up', flush=True)
-while True: time.sleep(1000)";
+time.sleep(1000)";
 
 /// The leader ends at once and leaves a grandchild that ignores TERM.
 const DOUBLE_FORK: &str = "import os,signal,time
@@ -21,7 +21,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.fork(): os._exit(7)
 if os.fork(): os._exit(0)
 print('up', flush=True)
-while True: time.sleep(1000)";
+time.sleep(1000)";
 
 /// The same, in a session of its own.
 const DAEMON: &str = "import os,signal,time
@@ -30,7 +30,7 @@ if os.fork(): os._exit(7)
 os.setsid()
 if os.fork(): os._exit(0)
 print('up', flush=True)
-while True: time.sleep(1000)";
+time.sleep(1000)";
 
 /// The same, and its environment is another.
 const DAEMON_WITHOUT_ENVIRONMENT: &str = "import os,signal,sys
@@ -38,17 +38,19 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.fork(): os._exit(7)
 os.setsid()
 if os.fork(): os._exit(0)
-os.execve('/bin/sh', ['sh', '-c', 'echo up; while :; do sleep 1000; done', sys.argv[1]], {})";
+os.execve('/bin/sh', ['sh', '-c', 'echo up; sleep 1000; :', sys.argv[1]], {})";
 
-/// Each forks on and ends: nobody lives long enough to be looked at twice.
-const COMETS: &str = "import os,signal
+/// Each forks on and ends: nobody lives long enough to be looked at twice. Not for ever,
+/// because a test that is killed leaves them behind.
+const COMETS: &str = "import os,signal,time
+end = time.monotonic() + 300
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print('up', flush=True)
 for _ in range(6):
     if not os.fork(): break
 else:
     os._exit(7)
-while True:
+while time.monotonic() < end:
     if os.fork(): os._exit(0)";
 
 /// Twice as many each time, up to some thousand.
@@ -58,7 +60,7 @@ print('up', flush=True)
 for _ in range(10):
     os.fork()
     time.sleep(0.02)
-while True: time.sleep(1000)";
+time.sleep(1000)";
 
 const STOPPED: &str = "import os,signal
 print('up', flush=True)
@@ -291,7 +293,7 @@ if os.fork(): os._exit(7)
 print('up', flush=True)
 sys.stdin = open(sys.argv[2])
 os.setsid()
-while True: time.sleep(1000)";
+time.sleep(1000)";
     let dir = tempfile::tempdir().unwrap();
     let gate = dir.path().join("gate");
     let made = std::process::Command::new("mkfifo").arg(&gate).status();
