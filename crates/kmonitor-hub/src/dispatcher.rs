@@ -127,6 +127,7 @@ impl Dispatcher {
         // Whatever was queued when the end came still counts.
         self.facts.append(&mut facts);
         self.take_in();
+        self.resync_at_the_end();
         self.track(Tracker::settle_all);
         let reason = match &end {
             End::Abandoned | End::Closed(_) => "it was closed".to_owned(),

@@ -137,6 +137,15 @@ impl Dispatcher {
         Ok(())
     }
 
+    /// Nothing more will be read: whoever a loss left in doubt is looked at now or never.
+    pub(super) fn resync_at_the_end(&mut self) {
+        self.looked();
+        self.track(|tracker, cx| tracker.recheck(usize::MAX, true, cx));
+        if self.tracker.look_at_zombies() {
+            self.track(|tracker, cx| tracker.recheck(usize::MAX, true, cx));
+        }
+    }
+
     /// No look is due any more.
     fn looked(&mut self) {
         if let Some(now) = &mut self.resync.now {

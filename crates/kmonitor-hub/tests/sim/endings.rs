@@ -38,6 +38,26 @@ async fn a_broken_source_ends_streams_and_watches_with_the_reason() {
     assert!(closed.reason.contains("it broke"), "{closed}");
 }
 
+/// Once whoever a loss had left in doubt was not looked at any more if the source ended
+/// with it, and a watch of a process that was dead said that the hub was closed.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_ends_within_a_loss_takes_no_end_with_it() {
+    for reaped in [false, true] {
+        let (kernel, hub) = hub().await;
+        let pid = kernel.spawn().unwrap();
+        let watch = hub.watch(pid).await.unwrap();
+        kernel.lose(3);
+        kernel.exit_group(pid.leader(), 5).unwrap();
+        if reaped {
+            kernel.reap(pid).unwrap();
+        }
+        kernel.end();
+        let exit = within(watch).await.expect("an end").unwrap();
+        assert!(exit.inferred, "{exit:?}");
+        assert_eq!(exit.status.raw(), Some(5 << 8));
+    }
+}
+
 /// Once a hub ended with its last handle, whoever still watched: the exit was
 /// an error.
 #[tokio::test(start_paused = true)]

@@ -8,140 +8,25 @@
 //!
 //! `lock` has two lines: the directory's id, which stays, and the pid of its holder.
 
+mod record;
+
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kmonitor_event::Pid;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid, flock, fstat};
 
-use super::identity::Identity;
+pub(super) use self::record::Record;
 use super::procfs;
-use crate::spec::KillScope;
-
-const VERSION_LINE: &str = "kmonitor-supervisor 1";
 
 /// A record is some hundred bytes and a child's path.
 const RECORD_BYTES_MAX: u64 = 64 << 10;
 
 /// The longest file name made of a path as it is; longer ones are shortened.
 const NAME_BYTES_MAX: usize = 180;
-
-/// What a record says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) path: String,
-    pub(super) generation: u64,
-    pub(super) scope: KillScope,
-    pub(super) cgroup: Option<PathBuf>,
-    pub(super) marker: String,
-    pub(super) adopted: bool,
-    /// Who it is. `None`: no program was executed.
-    pub(super) process: Option<Identity>,
-    pub(super) ready: bool,
-}
-
-impl Record {
-    fn to_text(&self, boot: &str) -> String {
-        let mut text = format!(
-            "{VERSION_LINE}\nboot {boot}\npath {}\ngeneration {}\nscope {}\nmarker {}\n",
-            self.path,
-            self.generation,
-            scope_name(self.scope),
-            self.marker
-        );
-        if let Some(cgroup) = &self.cgroup {
-            text.push_str(&format!("cgroup {}\n", cgroup.display()));
-        }
-        if self.adopted {
-            text.push_str("adopted\n");
-        }
-        if let Some(Identity { pid, inode, start }) = self.process {
-            let inode = inode.map_or(0, NonZeroU64::get);
-            text.push_str(&format!("process {pid} {inode} {start}\n"));
-        }
-        if self.ready {
-            text.push_str("ready\n");
-        }
-        text
-    }
-
-    /// Reads a record; the second is the boot it belongs to.
-    fn parse(text: &str) -> Option<(Self, String)> {
-        // What follows the last end of a line was not written to its end.
-        let (whole, _) = text.rsplit_once('\n')?;
-        let mut lines = whole.lines();
-        if lines.next()? != VERSION_LINE {
-            return None;
-        }
-        let mut boot = None;
-        let mut path = None;
-        let mut generation = None;
-        let mut scope = None;
-        let mut marker = None;
-        let mut record = Self {
-            path: String::new(),
-            generation: 0,
-            scope: KillScope::Leader,
-            cgroup: None,
-            marker: String::new(),
-            adopted: false,
-            process: None,
-            ready: false,
-        };
-        for line in lines {
-            let (word, value) = line.split_once(' ').unwrap_or((line, ""));
-            match word {
-                "boot" => boot = Some(value.to_owned()),
-                "path" => path = Some(value.to_owned()),
-                "generation" => generation = Some(value.parse().ok()?),
-                "scope" => scope = Some(scope_named(value)?),
-                "marker" => marker = Some(value.to_owned()),
-                "cgroup" => record.cgroup = Some(value.into()),
-                "adopted" => record.adopted = true,
-                "process" => record.process = Some(parse_process(value)?),
-                "ready" => record.ready = true,
-                // A later version's.
-                _ => {}
-            }
-        }
-        record.path = path?;
-        record.generation = generation?;
-        record.scope = scope?;
-        record.marker = marker?;
-        Some((record, boot?))
-    }
-}
-
-fn parse_process(value: &str) -> Option<Identity> {
-    let mut words = value.split(' ');
-    let pid = Pid::new(words.next()?.parse().ok()?)?;
-    let inode = NonZeroU64::new(words.next()?.parse().ok()?);
-    let start = words.next()?.parse().ok()?;
-    Some(Identity { pid, inode, start })
-}
-
-const SCOPES: [(KillScope, &str); 4] = [
-    (KillScope::Cgroup, "cgroup"),
-    (KillScope::Tree, "tree"),
-    (KillScope::Group, "group"),
-    (KillScope::Leader, "leader"),
-];
-
-fn scope_name(scope: KillScope) -> &'static str {
-    let found = SCOPES.iter().find(|(known, _)| *known == scope);
-    // `Best` is resolved before anything is written.
-    found.map_or("leader", |(_, name)| name)
-}
-
-fn scope_named(name: &str) -> Option<KillScope> {
-    let found = SCOPES.iter().find(|(_, known)| *known == name);
-    found.map(|(scope, _)| *scope)
-}
 
 /// Which of a child's pipes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -543,62 +428,10 @@ pub enum StateError {
 
 #[cfg(test)]
 mod tests {
+    use kmonitor_event::Pid;
+
+    use super::record::tests::record;
     use super::*;
-
-    fn record() -> Record {
-        Record {
-            path: "app/db".into(),
-            generation: 7,
-            scope: KillScope::Cgroup,
-            cgroup: Some("/sys/fs/cgroup/x y".into()),
-            marker: "abc".into(),
-            adopted: true,
-            process: Some(Identity {
-                pid: Pid::new(42).unwrap(),
-                inode: NonZeroU64::new(9),
-                start: 5,
-            }),
-            ready: true,
-        }
-    }
-
-    #[test]
-    fn a_record_comes_back_as_it_was_written() {
-        let text = record().to_text("boot-1");
-        assert_eq!(Record::parse(&text), Some((record(), "boot-1".into())));
-    }
-
-    #[test]
-    fn a_record_cut_anywhere_says_less_and_never_something_else() {
-        let text = record().to_text("b");
-        for end in 0..text.len() {
-            if let Some((cut, _)) = Record::parse(&text[..end]) {
-                assert_eq!(cut.path, "app/db");
-                assert!(
-                    cut.process.is_none() || cut.process == record().process,
-                    "{end}"
-                );
-            }
-        }
-        // The child's line without its end: it has not executed anything.
-        let cut = text.find("process 42 9 5").unwrap() + "process 42 9 5".len();
-        assert_eq!(Record::parse(&text[..cut]).unwrap().0.process, None);
-    }
-
-    #[test]
-    fn garbage_is_no_record() {
-        for text in [
-            "",
-            "\n",
-            "x\n",
-            "kmonitor-supervisor 2\n",
-            "kmonitor-supervisor 1\n",
-        ] {
-            assert_eq!(Record::parse(text), None, "{text:?}");
-        }
-        let text = record().to_text("b").replace("process 42", "process -1");
-        assert_eq!(Record::parse(&text), None);
-    }
 
     #[test]
     fn every_path_has_a_file_name_of_its_own() {
