@@ -263,19 +263,24 @@ async fn orphans_of_another_backends_children_are_reaped() {
     let other = plain().await;
     nothing_is_left(&other, KillScope::Group, DOUBLE_FORK, true).await;
     nothing_is_left(&other, KillScope::Group, COMETS, true).await;
-    // In a session of its own, which is in no group of the child's.
+    // In a session of its own, which is in no group of the child's; and seen alive, because
+    // one that dies before that cannot be told from a child of the application's.
     let token = token();
-    let daemon = with_output(with_token(DAEMON, &token), Output::Null);
+    let script = "import os,time
+if os.fork(): os._exit(7)
+os.setsid()
+time.sleep(1000)";
+    let daemon = with_output(with_token(script, &token), Output::Null);
     let mut child = start(&other, "d", daemon, KillScope::Group);
     child.started().await;
     child.ready().await;
     assert_eq!(child.exited().await.code(), Some(7));
-    eventually(|| living_with(&token).len() == 1).await;
-    for pid in living_with(&token) {
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    }
+    // Without the daemon, once it has left the group.
     child.empty().await;
+    let left = living_with(&token);
+    assert_eq!(left.len(), 1, "{left:?}");
+    let pid = rustix::process::Pid::from_raw(left[0]).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     eventually(|| zombies().is_empty()).await;
     tree.running.kill();
     tree.exited().await;
