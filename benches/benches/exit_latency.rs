@@ -1,13 +1,13 @@
-//! From a process's last system call to a program that waits for its end: a C program
-//! that polls a pidfd, and the library's ways, each a program of its own, in turns, so
-//! that noise hits all.
+//! From a process's last system call to a program that waits for its end: C programs
+//! that poll a pidfd and read the connector, and the library's ways, each a program of
+//! its own, in turns, so that noise hits all.
 //!
 //! The clock is read by the process itself just before it exits. What it takes to die
 //! is in all numbers.
 
 use std::error::Error;
 use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use kmonitor_benches::stats::{load, paired, table};
@@ -77,26 +77,33 @@ impl Awaiter {
     }
 }
 
+/// A program of `c/`.
+fn compile(into: &Path, name: &str) -> Result<PathBuf, Failure> {
+    let program = into.join(name);
+    let source = format!("{}/c/{name}.c", env!("CARGO_MANIFEST_DIR"));
+    let mut cc = Command::new("cc");
+    cc.args(["-O2", "-Wall", "-Wextra", "-o"])
+        .arg(&program)
+        .arg(source);
+    if !cc.status()?.success() {
+        return Err(format!("{name}.c does not compile").into());
+    }
+    Ok(program)
+}
+
 fn main() -> Result<(), Failure> {
     println!("{} at the start\n", load());
     let built = tempfile::tempdir()?;
-    let program = built.path().join("pidfd_poll");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("c/pidfd_poll.c");
-    let compiled = Command::new("cc")
-        .arg("-O2")
-        .arg("-o")
-        .args([&program, &source])
-        .status()?;
-    if !compiled.success() {
-        return Err("pidfd_poll.c does not compile".into());
-    }
+    let baseline = compile(built.path(), "pidfd_poll")?;
+    let by_connector = compile(built.path(), "connector_recv")?;
     let ours = |by: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_awaiter"));
         command.arg(by);
         command
     };
     let mut awaiters = [
-        Awaiter::start("C, poll of a pidfd", &mut Command::new(program))?,
+        Awaiter::start("C, poll of a pidfd", &mut Command::new(baseline))?,
+        Awaiter::start("C, recv of the connector", &mut Command::new(by_connector))?,
         Awaiter::start("free watch", &mut ours("free"))?,
         Awaiter::start("hub on the program's runtime", &mut ours("hub-inline"))?,
         Awaiter::start("hub on its own thread", &mut ours("hub"))?,

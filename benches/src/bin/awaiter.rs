@@ -27,10 +27,12 @@ async fn main() -> Result<(), Failure> {
     };
     for line in std::io::stdin().lock().lines() {
         let pid: Pid = line?.trim().parse()?;
-        if let Some(hub) = &hub {
+        // The clock is read before anything is let go of, as in C.
+        let known = if let Some(hub) = &hub {
             let mut watch = hub.watch(pid).await?;
             say("ready")?;
             watch.exited().await?;
+            Timestamp::now()
         } else {
             let mut watch = kmonitor_pidfd::watch(pid);
             // It begins when it is first asked.
@@ -39,8 +41,9 @@ async fn main() -> Result<(), Failure> {
             }
             say("ready")?;
             watch.exited().await?;
-        }
-        say(&Timestamp::now().as_nanos().to_string())?;
+            Timestamp::now()
+        };
+        say(&known.as_nanos().to_string())?;
     }
     Ok(())
 }
