@@ -96,12 +96,18 @@ async fn ten_thousand_restarts_leave_nothing() {
         return;
     }
     const RESTARTS: u64 = 10_000;
-    let dir = tempfile::tempdir().unwrap();
+    let (dir, gate) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // A start ends when all are ready at one time: until then they live.
+    let go = gate.path().join("go");
+    let script = format!(
+        "until [ -e {} ]; do sleep 0.02; done; echo it ran",
+        go.display()
+    );
     let backend = Arc::new(with_state(dir.path()).await);
     let mut builder = Supervisor::builder("many").intensity(u32::MAX, Duration::from_secs(1));
     for index in 0..20 {
         let restless = Service::command(format!("c{index}"), "sh")
-            .args(["-c", "echo it ran"])
+            .args(["-c", &script])
             .restart(Restart::Always)
             .backoff(Backoff::constant(Duration::ZERO))
             .stop(Stop::default().scope(KillScope::Cgroup));
@@ -109,6 +115,7 @@ async fn ten_thousand_restarts_leave_nothing() {
     }
     let begun = Instant::now();
     let tree = builder.start_on(backend).await.unwrap();
+    fs::write(&go, "").unwrap();
     let restarts = || {
         let children = tree.handle().snapshot().children;
         children.iter().map(|child| child.restarts).sum::<u64>()
