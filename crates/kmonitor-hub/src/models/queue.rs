@@ -9,14 +9,13 @@ use kmonitor_event::{Event, EventKind, LossOrigin, Lost, Timestamp};
 use loom::future::block_on;
 
 use super::{line, model, numbered, process, subscription};
-use crate::command::Sweep;
+use crate::command::{Follow, Sweep};
 use crate::router::{Membership, Router};
 use crate::subscription::Subscription;
 
 /// One process, and none of its relatives.
 const ALONE: Membership = Membership {
-    follow: false,
-    births_only: false,
+    follow: Follow::Nobody,
     forks_only: false,
     listed: false,
 };

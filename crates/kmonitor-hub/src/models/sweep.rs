@@ -36,6 +36,7 @@ fn what_two_threads_drop_at_once_is_swept_up() {
             key: process(),
             identity: Identity::StartTime(1),
             latch: Arc::clone(&latch),
+            held: None,
             sweep: Arc::clone(&sweep),
         };
         let droppers = [
