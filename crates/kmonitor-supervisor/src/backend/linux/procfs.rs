@@ -5,6 +5,8 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use kmonitor_event::Pid;
 use rustix::time::{ClockId, clock_gettime};
@@ -213,23 +215,78 @@ pub(super) fn own_ancestry() -> HashSet<i32> {
     found
 }
 
+/// How long it is waited for a program to have its environment, which takes the kernel
+/// some microseconds unless it is kept from the processor.
+const EXEC_PATIENCE: Duration = Duration::from_millis(100);
+const EXEC_PAUSE: Duration = Duration::from_micros(50);
+
 /// The words, separated by `:`, of a variable in the environment that a process was
-/// given. `None` where nothing can be read: it may not be, there is no environment, or
-/// it is being made just now.
+/// given. `None` where nothing can be read: it may not be, or there is no environment.
+///
+/// Blocks for a while where a program is being executed just now.
 pub(super) fn words(pid: i32, variable: &str) -> Option<Vec<String>> {
-    // Bounded: an environment can be megabytes.
-    const BYTES_MAX: u64 = 4 << 20;
-    let file = File::open(format!("/proc/{pid}/environ")).ok()?;
-    let mut bytes = Vec::new();
-    file.take(BYTES_MAX).read_to_end(&mut bytes).ok()?;
-    if bytes.is_empty() {
-        return None;
-    }
+    let begin = Instant::now();
+    let bytes = loop {
+        match environment(pid)? {
+            bytes if !bytes.is_empty() => break bytes,
+            _ if !gets_an_environment(pid) || begin.elapsed() > EXEC_PATIENCE => return None,
+            _ => std::thread::sleep(EXEC_PAUSE),
+        }
+    };
     let mut entries = bytes.split(|byte| *byte == 0);
     let value =
         entries.find_map(|entry| entry.strip_prefix(variable.as_bytes())?.strip_prefix(b"="));
     let text = String::from_utf8_lossy(value.unwrap_or_default());
     Some(text.split(':').map(str::to_owned).collect())
+}
+
+/// All of it, or nothing.
+fn environment(pid: i32) -> Option<Vec<u8>> {
+    // Bounded: an environment can be megabytes.
+    const BYTES_MAX: u64 = 4 << 20;
+    let file = File::open(format!("/proc/{pid}/environ")).ok()?;
+    let mut bytes = Vec::new();
+    (&file).take(BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    // What is open is the memory of the program that was executed then. If that has
+    // gone meanwhile, the reading has ended early.
+    let is_whole = file.read_at(&mut [0], 0).ok()? > 0;
+    Some(if is_whole { bytes } else { Vec::new() })
+}
+
+/// Whether a process without an environment is about to have one, or has it by now.
+///
+/// `execve` changes the memory first, says where the environment is later, and last
+/// where the code is (`load_elf_binary()`); `posix_spawn` has returned by then.
+fn gets_an_environment(pid: i32) -> bool {
+    let mut bytes = [0; STAT_BYTES_MAX];
+    let length = read_stat(&format!("/proc/{pid}/stat"), &mut bytes);
+    let line = length.ok().and_then(|length| bytes.get(..length));
+    line.and_then(memory_in).is_some_and(|memory| {
+        let [begin, end] = memory.environment;
+        memory.bytes > 0 && (memory.code == 0 || end > begin)
+    })
+}
+
+/// Where things are in the memory of a process.
+struct Memory {
+    /// None of a kernel thread, or of the dead.
+    bytes: u64,
+    code: u64,
+    environment: [u64; 2],
+}
+
+fn memory_in(line: &[u8]) -> Option<Memory> {
+    let name_end = line.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = line
+        .get(name_end + 1..)?
+        .split(u8::is_ascii_whitespace)
+        .filter(|field| !field.is_empty());
+    // Fields 23, 26, 50 and 51, counted from field 3.
+    Some(Memory {
+        bytes: number(fields.nth(20)?)?,
+        code: number(fields.nth(2)?)?,
+        environment: [number(fields.nth(23)?)?, number(fields.next()?)?],
+    })
 }
 
 /// Whose child each process is, to find descendants.
@@ -326,6 +383,27 @@ mod tests {
             assert_eq!((stat.threads, stat.start), (5, 8811));
             assert_eq!(name_in(line.as_bytes()).as_deref(), Some(name));
         }
+    }
+
+    /// A program that executes itself again and again has its environment all the time.
+    #[test]
+    fn who_is_executing_a_program_has_its_environment() {
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", r#"exec /bin/sh -c "$0" "$0""#])
+            .arg(r#"exec /bin/sh -c "$0" "$0""#)
+            .env("KMONITOR_TEST", "a:b")
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let missed = (0..20_000).find(|_| {
+            words(pid, "KMONITOR_TEST")
+                .is_none_or(|words| words != ["a".to_owned(), "b".to_owned()])
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(missed, None);
+        // Nor is it waited for who has none.
+        assert_eq!(words(2, "KMONITOR_TEST"), None);
     }
 
     #[test]

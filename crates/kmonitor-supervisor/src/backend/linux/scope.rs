@@ -159,7 +159,7 @@ impl Marks {
         if let Some(known) = judged().get(&id) {
             return *known;
         }
-        // There is none to be read while a program is being executed.
+        // There may be none to be read while a program is being executed.
         let Some(words) = procfs::words(stat.pid, MARK) else {
             return false;
         };
