@@ -3,52 +3,19 @@
 // (CLOCK_MONOTONIC, nanoseconds). The least that a program can do that is told of exits
 // by the connector: the kernel sends that event after it has woken those who poll pidfds.
 #define _GNU_SOURCE
-#include <linux/cn_proc.h>
-#include <linux/connector.h>
-#include <linux/netlink.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
-static void die(const char *what)
-{
-	perror(what);
-	exit(1);
-}
-
-static int listening(void)
-{
-	struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = CN_IDX_PROC };
-	int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_CONNECTOR);
-	struct {
-		struct nlmsghdr header;
-		struct cn_msg message;
-		unsigned operation;
-	} __attribute__((packed)) request;
-
-	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		die("netlink");
-	memset(&request, 0, sizeof(request));
-	request.header.nlmsg_len = sizeof(request);
-	request.header.nlmsg_type = NLMSG_DONE;
-	request.message.id.idx = CN_IDX_PROC;
-	request.message.id.val = CN_VAL_PROC;
-	request.message.len = sizeof(request.operation);
-	request.operation = PROC_CN_MCAST_LISTEN;
-	if (send(fd, &request, sizeof(request), 0) < 0)
-		die("send");
-	return fd;
-}
+#include "connector.h"
 
 int main(void)
 {
 	char line[32], bytes[128];
 	struct timespec now;
-	int fd = listening();
+	int fd = open_connector();
 
+	request(fd, PROC_CN_MCAST_LISTEN);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	while (fgets(line, sizeof(line), stdin)) {
 		int wanted = atoi(line), tgid = 0;
@@ -70,5 +37,7 @@ int main(void)
 		clock_gettime(CLOCK_MONOTONIC, &now);
 		printf("%lld\n", now.tv_sec * 1000000000LL + now.tv_nsec);
 	}
+	// Or the kernel would count us as a listener for ever (before Linux 6.6).
+	request(fd, PROC_CN_MCAST_IGNORE);
 	return 0;
 }

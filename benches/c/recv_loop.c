@@ -12,9 +12,6 @@
 // line of name=value words, the same as host_stream prints.
 #define _GNU_SOURCE
 #include <errno.h>
-#include <linux/cn_proc.h>
-#include <linux/connector.h>
-#include <linux/netlink.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -24,10 +21,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "connector.h"
+
 #define BATCH 128
 #define BYTES 128
-// What kmonitor asks for.
-#define RECEIVE_BUFFER_BYTES (32 << 20)
 // After the signal, how long without an event counts as the end of the queue.
 #define QUIET_MS 50
 #define DROPS_INDEX 8 // SK_MEMINFO_DROPS
@@ -50,12 +47,6 @@ static void stop(int signal)
 	stopping = 1;
 }
 
-static void die(const char *what)
-{
-	perror(what);
-	exit(1);
-}
-
 static long long cpu_us(void)
 {
 	struct timespec used;
@@ -71,25 +62,6 @@ static unsigned dropped(int fd)
 
 	getsockopt(fd, SOL_SOCKET, SO_MEMINFO, values, &length);
 	return values[DROPS_INDEX];
-}
-
-static void request(int fd, unsigned operation)
-{
-	struct {
-		struct nlmsghdr header;
-		struct cn_msg message;
-		unsigned operation;
-	} __attribute__((packed)) bytes;
-
-	memset(&bytes, 0, sizeof(bytes));
-	bytes.header.nlmsg_len = sizeof(bytes);
-	bytes.header.nlmsg_type = NLMSG_DONE;
-	bytes.message.id.idx = CN_IDX_PROC;
-	bytes.message.id.val = CN_VAL_PROC;
-	bytes.message.len = sizeof(bytes.operation);
-	bytes.operation = operation;
-	if (send(fd, &bytes, sizeof(bytes), 0) < 0)
-		die("send");
 }
 
 static void note_exit(const char *bytes)
@@ -187,22 +159,6 @@ static void take_all(int fd)
 		if (got < BATCH)
 			return;
 	}
-}
-
-static int open_connector(void)
-{
-	struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = CN_IDX_PROC};
-	int bytes = RECEIVE_BUFFER_BYTES;
-	int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_CONNECTOR);
-
-	if (fd < 0)
-		die("socket");
-	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof(bytes)) < 0 &&
-	    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes)) < 0)
-		die("setsockopt");
-	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		die("bind");
-	return fd;
 }
 
 int main(int argc, char **argv)

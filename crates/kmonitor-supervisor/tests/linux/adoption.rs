@@ -162,22 +162,13 @@ async fn an_adopted_process_is_recovered() {
     let dir = tempfile::tempdir().unwrap();
     let stranger = Stranger::new("trap 'exit 7' USR1; while :; do sleep 0.01; done");
     let spec = ProcessSpec::adopt(Adopt::PidFile(stranger.file()));
-    let runtime = std::thread::spawn({
-        let (dir, spec) = (dir.path().to_owned(), spec.clone());
-        move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                let backend = with_state(&dir).await;
-                let mut child = start(&backend, "c", spec, KillScope::Best);
-                assert_eq!(child.started().await.origin, Origin::Adopted);
-                child.ready().await;
-            });
-        }
+    let (state, former) = (dir.path().to_owned(), spec.clone());
+    formerly(move || async move {
+        let backend = with_state(&state).await;
+        let mut child = start(&backend, "c", former, KillScope::Best);
+        assert_eq!(child.started().await.origin, Origin::Adopted);
+        child.ready().await;
     });
-    runtime.join().unwrap();
     // Nobody else names it any more.
     std::fs::remove_file(stranger.file()).unwrap();
     let backend = with_state(dir.path()).await;

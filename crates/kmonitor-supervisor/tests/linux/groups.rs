@@ -18,17 +18,23 @@ fn member(code: i32, group: i32) -> Child {
         .unwrap()
 }
 
-/// The application's own children are its own to reap, also those in the group.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_applications_children_in_an_adopted_group_stay_its_own() {
+/// A group whose leader is adopted: the leader, another member, and the supervised child.
+async fn adopted_group() -> (Child, Child, crate::world::Child) {
     let backend = plain().await;
-    let mut first = member(6, 0);
+    let first = member(6, 0);
     let pid = Pid::try_from(first.id()).unwrap();
-    let mut second = member(7, pid.as_raw());
+    let second = member(7, pid.as_raw());
     let spec = ProcessSpec::adopt(Adopt::Pid(pid));
     let mut child = start(&backend, "c", spec, KillScope::Group);
     child.started().await;
     child.ready().await;
+    (first, second, child)
+}
+
+/// The application's own children are its own to reap, also those in the group.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_applications_children_in_an_adopted_group_stay_its_own() {
+    let (mut first, mut second, mut child) = adopted_group().await;
     drop(first.stdin.take());
     assert_eq!(child.exited().await.code(), Some(6));
     // It is waited for the other now.
@@ -42,14 +48,7 @@ async fn the_applications_children_in_an_adopted_group_stay_its_own() {
 /// Its leader is reaped by another, and the rest of the group still belongs to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_outlives_a_leader_that_somebody_else_reaps() {
-    let backend = plain().await;
-    let mut first = member(6, 0);
-    let pid = Pid::try_from(first.id()).unwrap();
-    let mut second = member(7, pid.as_raw());
-    let spec = ProcessSpec::adopt(Adopt::Pid(pid));
-    let mut child = start(&backend, "c", spec, KillScope::Group);
-    child.started().await;
-    child.ready().await;
+    let (mut first, mut second, mut child) = adopted_group().await;
     drop(first.stdin.take());
     assert_eq!(first.wait().unwrap().code(), Some(6));
     child.exited().await;

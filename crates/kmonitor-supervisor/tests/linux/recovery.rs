@@ -22,24 +22,17 @@ const SCOPES: [KillScope; 4] = [
 fn a_former_run(dir: &Path, spec: &ProcessSpec, scope: KillScope, waits_for: Option<&str>) -> i32 {
     let (dir, spec) = (dir.to_owned(), spec.clone());
     let waits_for = waits_for.map(str::to_owned);
-    let former = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let backend = with_state(&dir).await;
-            let mut child = start(&backend, "c", spec, scope);
-            let started = child.started().await;
-            assert_eq!(started.origin, Origin::Spawned);
-            match waits_for {
-                Some(line) => child.wrote(&line).await,
-                None => child.ready().await,
-            }
-            started.process.pid.as_raw()
-        })
-    });
-    former.join().unwrap()
+    formerly(move || async move {
+        let backend = with_state(&dir).await;
+        let mut child = start(&backend, "c", spec, scope);
+        let started = child.started().await;
+        assert_eq!(started.origin, Origin::Spawned);
+        match waits_for {
+            Some(line) => child.wrote(&line).await,
+            None => child.ready().await,
+        }
+        started.process.pid.as_raw()
+    })
 }
 
 /// The former run was this program too, so that what it started is its child: nobody

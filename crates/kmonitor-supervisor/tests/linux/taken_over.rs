@@ -151,21 +151,14 @@ async fn a_leader_that_was_left_is_not_reaped_as_an_orphan() {
     }
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
-    let pid = std::thread::spawn({
-        let state = state.clone();
-        move || {
-            let runtime = tokio::runtime::Builder::new_current_thread();
-            let runtime = { runtime }.enable_all().build().unwrap();
-            runtime.block_on(async {
-                let backend = with_state(&state).await;
-                let mut child = start(&backend, "c", shell("sleep 1000"), KillScope::Group);
-                let pid = child.started().await.process.pid;
-                child.ready().await;
-                pid
-            })
-        }
+    let former = state.clone();
+    let pid = formerly(move || async move {
+        let backend = with_state(&former).await;
+        let mut child = start(&backend, "c", shell("sleep 1000"), KillScope::Group);
+        let pid = child.started().await.process.pid;
+        child.ready().await;
+        pid
     });
-    let pid = pid.join().unwrap();
     let backend = LinuxBackend::builder()
         .state_dir(&state)
         .reap_all_children(true);

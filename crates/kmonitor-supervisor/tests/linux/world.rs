@@ -203,6 +203,20 @@ pub(crate) async fn with_state(dir: &Path) -> LinuxBackend {
         .unwrap()
 }
 
+/// Runs this on a runtime of its own, which ends with it: what a former run did.
+pub(crate) fn formerly<F: Future<Output: Send + 'static>>(
+    run: impl FnOnce() -> F + Send + 'static,
+) -> F::Output {
+    let former = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(run())
+    });
+    former.join().unwrap()
+}
+
 /// A word that no other process of the host has in its command line.
 pub(crate) fn token() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
