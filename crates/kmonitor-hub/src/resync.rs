@@ -139,6 +139,9 @@ impl Dispatcher {
 
     /// Nothing more will be read: whoever a loss left in doubt is looked at now or never.
     pub(super) fn resync_at_the_end(&mut self) {
+        if self.resync.now.is_none() {
+            return;
+        }
         self.looked();
         self.track(|tracker, cx| tracker.recheck(usize::MAX, true, cx));
         if self.tracker.look_at_zombies() {

@@ -51,10 +51,11 @@ impl Sink for Router {
         let mut inherited = false;
         for Route { slot, membership } in routes {
             let id = self.id(slot);
-            if membership.follow == Follow::Tree && told.contains(&id) {
+            let knows = told.contains(&id);
+            if knows && membership.follow == Follow::Tree {
                 continue;
             }
-            if membership.follows() && !told.contains(&id) {
+            if !knows && membership.follows() {
                 self.add_member(id, child, membership.of_child());
                 inherited = true;
             }
