@@ -176,18 +176,14 @@ impl Dispatcher {
                     &mut self.facts,
                     &*self.probe,
                     &mut self.read_up_to,
-                ), if listening => {
-                    // A source may always have more: others on this runtime
-                    // get their turn in between.
-                    tokio::task::yield_now().await;
-                    read
-                }
+                ), if listening => read,
                 () = tokio::time::sleep_until(deadline.unwrap_or(self.started)),
                     if deadline.is_some() => Ok(()),
                 () = tokio::task::yield_now(), if self.tracker.needs_recheck() => Ok(()),
             };
             // Whoever keeps sending commands must not keep this from being done.
             self.sweep_up();
+            let has_read = !self.facts.is_empty();
             self.take_in();
             self.track(Tracker::expire);
             let turn = match turn {
@@ -195,7 +191,17 @@ impl Dispatcher {
                 stop => stop,
             };
             self.follow_up();
-            let settled = self.settle_interest().await;
+            if has_read {
+                // A source may always have more, and to ask the kernel for less is not
+                // urgent: whom that woke, and others on this runtime, come first.
+                tokio::task::yield_now().await;
+            }
+            let settled = if self.commands.is_empty() {
+                self.settle_interest().await
+            } else {
+                // Those may want it back; and they come with a change of interest anyway.
+                Ok(())
+            };
             match turn {
                 Ok(()) => {}
                 Err(Stop::Closed(reply)) => return End::Closed(reply),

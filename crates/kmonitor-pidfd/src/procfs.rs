@@ -12,8 +12,16 @@ use kmonitor_source::{ProbeError, ThreadPhase};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::sys;
+
 /// Set in field 9 of a task's stat once it is in `do_exit`.
 const PF_EXITING: u64 = 0x4;
+/// Set even before, when it is settled whether its code is that of the whole process
+/// (`synchronize_group_exit()`, since Linux 5.16). A task can stay in between for long:
+/// traced, or with I/O under way.
+const PF_POSTCOREDUMP: u64 = 0x8;
+/// In field 31 of a task that another has told to end, which has not got to it yet.
+const SIGKILL_PENDING: u64 = 1 << 8;
 
 /// A stat line is some 350 bytes; its 52 numbers cannot fill this.
 const STAT_BYTES_MAX: usize = 2048;
@@ -32,6 +40,8 @@ pub(crate) struct Stat {
     pub(crate) num_threads: i64,
     /// Field 22.
     pub(crate) start_time: u64,
+    /// Field 31: the signals that wait for this very task.
+    pub(crate) pending: u64,
     /// Field 52: 0 where the reader may not ptrace the process.
     pub(crate) exit_code: Option<i32>,
 }
@@ -41,7 +51,8 @@ impl Stat {
     pub(crate) fn thread_phase(&self) -> ThreadPhase {
         match self.state {
             b'Z' | b'X' | b'x' => ThreadPhase::Dead,
-            _ if self.flags & PF_EXITING != 0 => ThreadPhase::Exiting,
+            _ if self.flags & (PF_EXITING | PF_POSTCOREDUMP) != 0 => ThreadPhase::Exiting,
+            _ if self.pending & SIGKILL_PENDING != 0 => ThreadPhase::Exiting,
             _ => ThreadPhase::Alive,
         }
     }
@@ -116,6 +127,7 @@ pub(crate) fn parse_stat(line: &[u8]) -> Option<Stat> {
         flags: number(field(9)?)?,
         num_threads: number(field(20)?)?,
         start_time: number(field(22)?)?,
+        pending: field(31).and_then(number).unwrap_or(0),
         exit_code: field(52).and_then(number),
     })
 }
@@ -212,8 +224,17 @@ pub(crate) fn fdinfo(fd: i32) -> io::Result<FdInfo> {
 ///
 /// Reading the link `ns/user` is behind the very same check, and unlike the
 /// other namespaces the user namespace is still there in a zombie
-/// (`proc_ns_readlink` and `userns_get`, against `do_task_stat`).
+/// (`proc_ns_readlink` and `userns_get`, against `do_task_stat`). That is tens of
+/// microseconds on the way of an exit to whoever waits for it, so first a system call
+/// is asked that differs in one point: it goes by our real ids (`__ptrace_may_access`),
+/// and `/proc` by those that follow the effective ones.
 pub(crate) fn ptrace_read_permitted(pid: Pid) -> bool {
+    use rustix::process::{getegid, geteuid, getgid, getuid};
+    let is_itself = || getuid() == geteuid() && getgid() == getegid();
+    sys::shows_robust_list(pid.as_raw()) && is_itself() || shows_user_namespace(pid)
+}
+
+fn shows_user_namespace(pid: Pid) -> bool {
     with_path(format_args!("/proc/{pid}/ns/user\0"), |path| {
         let mut target = [0_u8; 64];
         Ok(rustix::fs::readlinkat_raw(CWD, path, &mut target).map(|_| ())?)
@@ -314,6 +335,22 @@ mod tests {
     }
 
     #[test]
+    fn who_is_about_to_exit_or_told_to_is_exiting() {
+        let phase = |from: &str, to: &str| {
+            let line = LINE.replacen(from, to, 1);
+            parse_stat(line.as_bytes()).unwrap().thread_phase()
+        };
+        assert_eq!(phase("", ""), ThreadPhase::Alive);
+        assert_eq!(phase("4194624", "4194628"), ThreadPhase::Exiting);
+        assert_eq!(phase("4194624", "4194632"), ThreadPhase::Exiting);
+        let addresses = "18446744073709551615 1 1 0 0 0 ";
+        let pending = |signals: &str| phase(addresses, &format!("{addresses}{signals} "));
+        assert_eq!(pending("256"), ThreadPhase::Exiting);
+        assert_eq!(pending("16384"), ThreadPhase::Alive);
+        assert_eq!(phase(" S 1", " Z 1"), ThreadPhase::Dead);
+    }
+
+    #[test]
     fn lines_cut_short_are_refused_and_never_panic() {
         let line = format!("3 (a{}", &LINE[2..]);
         let mut parsed = 0;
@@ -373,6 +410,8 @@ mod tests {
 
     #[test]
     fn we_may_read_ourselves() {
+        assert!(shows_user_namespace(Pid::current()));
+        assert!(sys::shows_robust_list(Pid::current().as_raw()));
         assert!(ptrace_read_permitted(Pid::current()));
     }
 }

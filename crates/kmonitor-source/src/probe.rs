@@ -82,10 +82,10 @@ pub struct ThreadState {
 /// How far a thread has come, as found by looking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ThreadPhase {
-    /// It runs, or could.
+    /// It runs, or could, and nobody told it to end.
     Alive,
-    /// It is on its way out with a code of its own. Its exit has not been
-    /// reported.
+    /// It is on its way out, perhaps with a code of its own, or was told to end. Its
+    /// exit has not been reported.
     Exiting,
     /// It is dead and only kept because it leads the process. Its exit has been
     /// reported, or is being reported.

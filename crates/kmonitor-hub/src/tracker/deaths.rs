@@ -64,12 +64,14 @@ impl Tracker {
         let Some(process) = self.current.get_mut(pid) else {
             return;
         };
-        let (looked_up, reaped) = match process.held.as_ref().map(|held| held.state()) {
-            Some(Ok(HeldState::Reaped(status))) => (status, true),
-            Some(Ok(HeldState::Zombie(status))) => (status, false),
-            _ => match state {
-                ProcessState::Zombie(status) => (status, false),
-                ProcessState::Alive | ProcessState::Gone => (Status::Pending, true),
+        let held = || process.held.as_ref().map(|held| held.state());
+        let (looked_up, reaped) = match state {
+            ProcessState::Zombie(status @ Status::Known { .. }) => (status, false),
+            _ => match (held(), state) {
+                (Some(Ok(HeldState::Reaped(status))), _) => (status, true),
+                (Some(Ok(HeldState::Zombie(status))), _) => (status, false),
+                (_, ProcessState::Zombie(status)) => (status, false),
+                (_, ProcessState::Alive | ProcessState::Gone) => (Status::Pending, true),
             },
         };
         // A known status first; then the reports, which may know what the look

@@ -368,7 +368,10 @@ impl Tracker {
             if told_out {
                 self.settle_from_reports(key, cx);
             }
-        } else if process.threads.complete && !process.threads.had_others {
+        } else if process.is_single_threaded()
+            && !of_before_exec
+            && !process.may_be_of_a_former(parent, time)
+        {
             // A report without a parent is of one who was reaped before it was
             // sent: this one, or an owner of the pid before it whom we did not
             // track, whose report came after this one's birth.

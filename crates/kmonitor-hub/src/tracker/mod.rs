@@ -513,7 +513,7 @@ impl Tracker {
             process.told_to_host = false;
             // Hidden, perhaps: then each exit report is a hint to look again.
             if threads.is_ok() {
-                process.seed(&self.threads_scratch);
+                process.seed(&self.threads_scratch, probe.now());
             }
         }
         Ok(state)

@@ -37,6 +37,10 @@ pub(super) struct Process {
     /// When a look found it: it had its pid then, so a birth told of from before
     /// that is no later owner's.
     pub(super) found_at: Option<Timestamp>,
+    /// A look has found nobody in it but its leader, who was not on its way out. A
+    /// report of the leader's exit that was stamped after this, and names a parent, is
+    /// of this process, and its code the status.
+    pub(super) alone_at: Option<Timestamp>,
     /// When it was born, where that was reported.
     pub(super) born_at: Option<Timestamp>,
     /// Whether its birth was told, or was before anybody wanted to know.
@@ -117,6 +121,7 @@ impl Process {
             past: None,
             identity: None,
             found_at: None,
+            alone_at: None,
             born_at: None,
             birth_told: true,
             birth_inferred: false,
@@ -258,8 +263,8 @@ impl Process {
         }
     }
 
-    /// Takes over what a look at the system found.
-    pub(super) fn seed(&mut self, threads: &[ThreadState]) {
+    /// Takes over what a look at the system found, which was over at that time.
+    pub(super) fn seed(&mut self, threads: &[ThreadState], looked_at: Timestamp) {
         let leader = self.key.pid().leader();
         self.threads.clear();
         for thread in threads {
@@ -284,8 +289,30 @@ impl Process {
             self.set_codes(Codes::Differ);
         }
         self.threads.complete = true;
-        // Nor does the one who is left, and leaving, say that it was alone.
-        self.threads.had_others |= threads.len() > 1 || nobody_stays;
+        let is_alone = threads.len() == 1 && self.threads.leader && !nobody_stays;
+        if is_alone && self.is_identified() {
+            // No group exit has begun, or it had been told to end; and whatever others
+            // ended with, the last to begin its exit decides.
+            self.set_codes(Codes::None);
+            self.threads.had_others = false;
+            self.alone_at = Some(looked_at);
+        } else {
+            // Nor does the one who is left, and leaving, say that it was alone.
+            self.threads.had_others |= threads.len() > 1 || nobody_stays;
+        }
+    }
+
+    /// Whether its leader's code is its status, and no other task can end before it.
+    pub(super) fn is_single_threaded(&self) -> bool {
+        self.threads.complete && !self.threads.had_others
+    }
+
+    /// Whether an exit report of the leader of a single-threaded process may be another
+    /// process's that had the pid before. The kernel stamps a report, then looks for the
+    /// parent, and finds none once the task was reaped: see `alone_at`.
+    pub(super) fn may_be_of_a_former(&self, parent: Option<Pid>, time: Timestamp) -> bool {
+        let looked_at = self.alone_at;
+        looked_at.is_some_and(|at| time <= at || parent.is_none())
     }
 
     /// Whether it is as just after its last exec.
@@ -483,16 +510,19 @@ mod tests {
     #[test]
     fn a_seed_leaves_out_a_dead_leader() {
         let mut process = Process::found(ProcessKey::new(Pid::new(10).unwrap(), 0), None);
-        process.seed(&[
-            ThreadState {
-                tid: tid(10),
-                phase: ThreadPhase::Dead,
-            },
-            ThreadState {
-                tid: tid(11),
-                phase: ThreadPhase::Alive,
-            },
-        ]);
+        process.seed(
+            &[
+                ThreadState {
+                    tid: tid(10),
+                    phase: ThreadPhase::Dead,
+                },
+                ThreadState {
+                    tid: tid(11),
+                    phase: ThreadPhase::Alive,
+                },
+            ],
+            Timestamp::default(),
+        );
         process.task_exited(tid(11), 0x500);
         assert_eq!(process.agreed_status().unwrap().raw(), Some(0x500));
     }
@@ -505,7 +535,7 @@ mod tests {
             tid: tid(10),
             phase: ThreadPhase::Exiting,
         };
-        process.seed(&[leaving]);
+        process.seed(&[leaving], Timestamp::default());
         assert!(process.threads.had_others);
         process.task_exited(tid(10), 0x300);
         assert_eq!(process.agreed_status(), None);
@@ -518,7 +548,7 @@ mod tests {
             tid: tid(raw),
             phase: ThreadPhase::Exiting,
         };
-        process.seed(&[exiting(10), exiting(11)]);
+        process.seed(&[exiting(10), exiting(11)], Timestamp::default());
         process.task_exited(tid(11), 0x700);
         process.task_exited(tid(10), 0x700);
         assert!(process.is_told_out());
