@@ -68,6 +68,10 @@ impl<S: EventSource> EventSource for Counted<S> {
         answer
     }
 
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.source.poll_due(cx)
+    }
+
     fn close(&mut self, facts: &mut Vec<Fact>) -> Result<(), SourceError> {
         self.source.close(facts)
     }

@@ -124,6 +124,11 @@ impl BatchSocket {
         self.reading.borrow_mut().waits = waits;
     }
 
+    /// Ready unless a pause lasts.
+    pub(crate) fn poll_due(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wait.borrow_mut().poll_due(cx)
+    }
+
     /// How much the kernel queues.
     pub(crate) fn queue_size(&self) -> QueueSize {
         self.reading.borrow().buffer.size()

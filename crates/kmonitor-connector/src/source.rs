@@ -383,6 +383,10 @@ impl EventSource for ConnectorSource {
         Poll::Pending
     }
 
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.socket().poll_due(cx)
+    }
+
     fn close(&mut self, facts: &mut Vec<Fact>) -> Result<(), SourceError> {
         facts.append(&mut self.early);
         let result = self.ignore();

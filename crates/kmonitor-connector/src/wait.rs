@@ -30,6 +30,8 @@ pub(crate) struct Wait {
     pace: Pace,
     /// Datagrams since the pause began.
     gathered: u64,
+    /// Whether the pause is known to be over, and the queue was not found empty since.
+    over: bool,
     /// Whether nothing has been read since the queue was found empty.
     rested: bool,
     pauses: u64,
@@ -43,6 +45,7 @@ impl Wait {
             timer: None,
             pace: Pace::new(latency_budget),
             gathered: 0,
+            over: false,
             rested: false,
             pauses: 0,
         })
@@ -62,6 +65,15 @@ impl Wait {
             Some(watched) => poll_ready(watched, cx),
             None => Poll::Pending,
         }
+    }
+
+    /// Ready unless a pause lasts: then when it is over.
+    pub(crate) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let (None, false, Some(timer)) = (&self.watched, self.over, &self.timer) {
+            ready!(timer.poll_elapsed(cx));
+            self.over = true;
+        }
+        Poll::Ready(())
     }
 
     /// So many datagrams were read.
@@ -89,7 +101,9 @@ impl Wait {
         let Some(timer) = &self.timer else {
             return Poll::Pending;
         };
-        ready!(timer.poll_elapsed(cx));
+        if !std::mem::take(&mut self.over) {
+            ready!(timer.poll_elapsed(cx));
+        }
         if Pace::goes_on(self.gathered) && self.pause().is_ok() {
             return self.poll_again(cx);
         }
@@ -116,6 +130,7 @@ impl Wait {
         };
         timer.start(self.pace.budget())?;
         self.gathered = 0;
+        self.over = false;
         self.pauses += 1;
         Ok(())
     }

@@ -118,9 +118,15 @@ async fn without_a_budget_there_are_no_pauses() {
     feed.until_exit(pid_of(&storm)).await;
     storm.wait().unwrap();
     assert_eq!(feed.source.stats().pauses, 0);
+    assert!(is_due(&mut feed).await);
 }
 
-/// In a pause too: who asks is told all that is there, and pending means empty.
+async fn is_due(feed: &mut Feed) -> bool {
+    poll_fn(|cx| Poll::Ready(feed.source.poll_due(cx).is_ready())).await
+}
+
+/// In a pause it is not time to read; but who asks is told all that is there, and
+/// pending means empty.
 #[tokio::test]
 #[ignore = "needs root in the initial namespaces"]
 async fn a_pause_hides_nothing_from_who_asks() {
@@ -138,6 +144,7 @@ async fn a_pause_hides_nothing_from_who_asks() {
     storm.wait().unwrap();
     for _ in 0..20 {
         let pid = marker();
+        assert!(!is_due(&mut feed).await);
         let facts = &mut feed.facts;
         while poll_fn(|cx| Poll::Ready(feed.source.poll_batch(cx, facts)))
             .await

@@ -4,7 +4,7 @@
 //! commands, batches of facts, deadlines. Nothing here waits for a subscriber.
 
 use std::sync::{Arc, PoisonError};
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -504,6 +504,7 @@ async fn read(
     read_up_to: &mut Timestamp,
 ) -> Result<(), Stop> {
     let read = std::future::poll_fn(|cx| {
+        ready!(source.poll_due(cx));
         let now = probe.now();
         let poll = source.poll_batch(cx, facts);
         if poll.is_pending() {

@@ -15,7 +15,8 @@ pub const BATCH_FACTS_MAX: usize = 1024;
 /// 1. [`poll_interest`](Self::poll_interest) with what is wanted, again and again
 ///    with the same interest until it is ready. A source starts with no interest
 ///    and then delivers nothing and costs nothing.
-/// 2. [`poll_batch`](Self::poll_batch) until it is pending, and again when woken.
+/// 2. [`poll_batch`](Self::poll_batch) until it is pending, and again when woken and
+///    [`poll_due`](Self::poll_due) says so.
 /// 3. 1 and 2 in turn, as the interest changes.
 /// 4. [`close`](Self::close), once. Dropping a source instead loses what is
 ///    still queued, but leaves nothing behind in the kernel.
@@ -57,6 +58,14 @@ pub trait EventSource: Send {
         cx: &mut Context<'_>,
         facts: &mut Vec<Fact>,
     ) -> Poll<Result<(), SourceError>>;
+
+    /// Ready when it is time for [`poll_batch`](Self::poll_batch). A source may let
+    /// facts gather for a moment while many come; who must know what there is by now
+    /// need not ask.
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Ready(())
+    }
 
     /// Stops listening, and appends all facts that were queued before.
     ///

@@ -4,6 +4,7 @@
 use std::fs;
 use std::future::poll_fn;
 use std::os::unix::fs::MetadataExt;
+use std::task::ready;
 use std::time::Duration;
 
 use kmonitor_connector::{ConnectorBuilder, ConnectorSource};
@@ -57,7 +58,10 @@ impl Feed {
                 return *fact;
             }
             seen = self.facts.len();
-            let batch = poll_fn(|cx| self.source.poll_batch(cx, &mut self.facts));
+            let batch = poll_fn(|cx| {
+                ready!(self.source.poll_due(cx));
+                self.source.poll_batch(cx, &mut self.facts)
+            });
             let result = timeout(PATIENCE, batch).await;
             result
                 .expect("the awaited fact in time")
