@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kmonitor_supervisor::spec::{Readiness, Restart, Stop, Strategy};
-use kmonitor_supervisor::{Service, Signal, Supervisor, SupervisorBuilder};
+use kmonitor_supervisor::{End, Service, Signal, StartTreeError, Supervisor, SupervisorBuilder};
 
 /// What a start may take.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -30,24 +30,30 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (web, db) = (local(web.parse()?), local(db.parse()?));
     write_configuration(&dir, web)?;
 
-    let tree = site(&dir, web, db).start().await?;
-    for child in tree.handle().snapshot().children {
-        println!(
-            "{} is {:?}, scope {:?}",
-            child.path, child.state, child.scope
-        );
-    }
-
+    let tree = site(&dir, web, db).begin().await?;
     let (_, mut events) = tree.handle().subscribe();
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
             println!("{event}");
         }
     });
-    // In this order: who reads that it is up may stop it at once.
-    let up = async { println!("http://{web} answers") };
-    let (report, ()) = tokio::join!(biased; tree.run_until_signal(), up);
+    let up = async {
+        tree.ready().await?;
+        for child in tree.handle().snapshot().children {
+            println!(
+                "{} is {:?}, scope {:?}",
+                child.path, child.state, child.scope
+            );
+        }
+        println!("http://{web} answers");
+        Ok::<_, StartTreeError>(())
+    };
+    // In this order: signals are heard from the first moment.
+    let (report, up) = tokio::join!(biased; tree.run_until_signal(), up);
     let report = report?;
+    if !matches!(report.end, End::Shutdown) {
+        up?;
+    }
     if report.is_clean() {
         println!("nothing is left");
         Ok(())

@@ -39,7 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 .output(output.clone()),
         );
     }
-    let tree = all.start().await?;
+    let tree = all.begin().await?;
     let report = tree.run_until_signal().await?;
     if report.is_clean() {
         Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kmonitor_hub::Hub;
 
 use crate::backend::linux::LinuxBackend;
-use crate::{StartTreeError, SupervisorBuilder, Tree};
+use crate::{BuildError, StartTreeError, SupervisorBuilder, Tree};
 
 impl SupervisorBuilder {
     /// Starts all children as processes of this system, with the best that works here:
@@ -41,12 +41,43 @@ impl SupervisorBuilder {
     /// # Minimum kernel version
     /// 5.4; see [`backend::linux`](crate::backend::linux) for what is better later.
     pub async fn start(self) -> Result<Tree, StartTreeError> {
+        let tree = self.begin().await?;
+        tree.ready().await?;
+        Ok(tree)
+    }
+
+    /// Begins to start all children, as [`start`](Self::start) does, and does not wait
+    /// for that, so that a signal can end the tree meanwhile.
+    ///
+    /// ```no_run
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use kmonitor_supervisor::{Service, Supervisor};
+    ///
+    /// let tree = Supervisor::builder("app")
+    ///     .child(Service::command("worker", "sleep").arg("1000"))
+    ///     .begin()
+    ///     .await?;
+    /// let report = tree.run_until_signal().await?;
+    /// println!("{report}");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// The declaration makes no sense.
+    ///
+    /// # Cancel safety
+    /// Dropped before it resolves, nothing was started.
+    ///
+    /// # Minimum kernel version
+    /// As [`start`](Self::start).
+    pub async fn begin(self) -> Result<Tree, BuildError> {
         let mut builder = LinuxBackend::builder();
         match Hub::open().await {
             Ok(hub) => builder = builder.hub(hub),
             Err(error) => tracing::info!(%error, "no events: processes are held and scanned for"),
         }
         let backend = builder.build_without_state();
-        self.start_on(Arc::new(backend)).await
+        self.begin_on(Arc::new(backend))
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kmonitor_supervisor::backend::sim::{Program, Sim};
+use kmonitor_supervisor::spec::Readiness;
 use kmonitor_supervisor::{Service, Signal, Supervisor};
 use rustix::process::{Pid, kill_process};
 
@@ -18,11 +19,19 @@ const ROLE: &str = "KMONITOR_TEST_TREE";
 async fn tree(role: &str) {
     let program = match role {
         "deaf" => Program::new().ignores(Signal::TERM),
+        "starting" => Program::new().never_ready(),
         _ => Program::new(),
     };
     let sim = Sim::new().program("app/a", program);
-    let builder = || Supervisor::builder("app").child(Service::command("a", "a"));
-    let tree = builder().start_on(Arc::new(sim)).await.unwrap();
+    let a = match role {
+        "starting" => Service::command("a", "a").ready(Readiness::Exec, Duration::from_secs(1000)),
+        _ => Service::command("a", "a"),
+    };
+    let builder = || Supervisor::builder("app").child(a.clone());
+    let tree = builder().begin_on(Arc::new(sim)).unwrap();
+    if role != "starting" {
+        tree.ready().await.unwrap();
+    }
     let handle = tree.handle();
     let (_, mut events) = handle.subscribe();
     tokio::spawn(async move {
@@ -103,6 +112,14 @@ fn term_shuts_down_in_order() {
         under.signal(signal);
         under.ends("end was shut down killed false");
     }
+}
+
+#[test]
+fn term_shuts_down_what_is_being_started() {
+    let mut under = Under::start("starting");
+    under.until("app/a started");
+    under.signal(rustix::process::Signal::TERM);
+    under.ends("end was shut down killed false");
 }
 
 #[test]

@@ -132,7 +132,38 @@ impl SupervisorBuilder {
     /// # Cancel safety
     /// Dropped before it resolves, what was started is stopped in the background.
     pub async fn start_on(self, backend: Arc<dyn Backend>) -> Result<Tree, StartTreeError> {
-        Tree::start(Plan::check(&self)?, backend).await
+        let tree = self.begin_on(backend)?;
+        tree.ready().await?;
+        Ok(tree)
+    }
+
+    /// Begins to start all children on a backend, as [`start_on`](Self::start_on) does,
+    /// and does not wait for that: see [`Tree::ready`]. The tree can be asked, and be
+    /// told to stop, from here on; so this is how a program begins that shall be ended
+    /// by a signal in good order at any time:
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use kmonitor_supervisor::backend::sim::Sim;
+    /// # use kmonitor_supervisor::{Service, Supervisor};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let tree = Supervisor::builder("app")
+    ///     .child(Service::command("worker", "worker"))
+    ///     .begin_on(Arc::new(Sim::new()))?;
+    /// tree.handle().shutdown();
+    /// assert!(tree.ready().await.is_err());
+    /// assert!(tree.wait().await.is_clean());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// The declaration makes no sense.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn begin_on(self, backend: Arc<dyn Backend>) -> Result<Tree, BuildError> {
+        Ok(Tree::begin(&Plan::check(&self)?, backend))
     }
 }
 

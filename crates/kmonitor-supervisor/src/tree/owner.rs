@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::Shared;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::board::Board;
@@ -25,14 +27,12 @@ use crate::words::{End, Report, StartTreeError};
 #[must_use = "a tree that is dropped is shut down"]
 pub struct Tree {
     handle: Handle,
+    is_up: Shared<oneshot::Receiver<()>>,
     report: watch::Receiver<Option<Arc<Report>>>,
 }
 
 impl Tree {
-    pub(super) async fn start(
-        plan: Plan,
-        backend: Arc<dyn Backend>,
-    ) -> Result<Self, StartTreeError> {
+    pub(super) fn begin(plan: &Plan, backend: Arc<dyn Backend>) -> Self {
         let path = ChildPath::root(&plan.name);
         let board = Board::new(path.clone());
         let (commands, inbox) = mpsc::channel(REQUESTS_MAX);
@@ -50,18 +50,30 @@ impl Tree {
                 report,
             },
         };
-        tokio::spawn(Driver::new(&plan, around).run());
-        let tree = Self {
+        tokio::spawn(Driver::new(plan, around).run());
+        Self {
             handle: Handle {
                 board,
                 commands,
                 ask: Arc::new(ask),
             },
+            is_up: is_up.shared(),
             report: reported,
-        };
-        match is_up.await {
-            Ok(()) => Ok(tree),
-            Err(_) => Err(StartTreeError::Ended(tree.wait().await)),
+        }
+    }
+
+    /// Waits until every child has been ready at one time. At once, if that was before.
+    ///
+    /// # Errors
+    /// It ended before that: a child was not ready in time, did not start, or was
+    /// restarted too often; or it was asked to. All children were stopped again.
+    ///
+    /// # Cancel safety
+    /// Can be dropped and called again.
+    pub async fn ready(&self) -> Result<(), StartTreeError> {
+        match self.is_up.clone().await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(StartTreeError::Ended(self.wait().await)),
         }
     }
 

@@ -15,6 +15,11 @@ impl Tree {
     /// Runs until the tree ends. SIGTERM and SIGINT shut it down in order; a second one
     /// skips the grace. SIGHUP is caught, and does nothing.
     ///
+    /// Also while the tree starts, which then is rolled back: where a signal may come at
+    /// any time, [`begin`](crate::SupervisorBuilder::begin) rather than
+    /// [`start`](crate::SupervisorBuilder::start) it, or what was started outlives a
+    /// program that is ended in the middle of that.
+    ///
     /// The handlers stay for as long as the program runs: once this has resolved, or was
     /// dropped, the three signals do nothing until it is called again. A program that
     /// goes on after its tree sets handlers of its own, or ends by itself.

@@ -49,6 +49,29 @@ async fn a_failed_start_is_rolled_back_and_names_the_culprit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_does_not_wait_for_the_start_is_told_of_it_all_the_same() {
+    let slow = Program::new().ready_after(secs(20));
+    let sim = Sim::new().program("app/a", slow);
+    let declared = Supervisor::builder("app").child(service("a").ready(Readiness::Exec, secs(30)));
+    let tree = declared.clone().begin_on(Arc::new(sim.clone())).unwrap();
+    assert!(tokio::time::timeout(secs(19), tree.ready()).await.is_err());
+    assert_eq!(sim.started(), ["app/a"]);
+    tree.ready().await.unwrap();
+    // Once is for ever.
+    tree.ready().await.unwrap();
+    tree.shutdown().await;
+    tree.ready().await.unwrap();
+
+    let tree = declared.begin_on(Arc::new(sim.clone())).unwrap();
+    assert!(tokio::time::timeout(secs(1), tree.ready()).await.is_err());
+    tree.handle().shutdown();
+    let error = tree.ready().await.unwrap_err();
+    assert!(matches!(error.end(), Some(End::Shutdown)), "{error}");
+    assert!(sim.alive().is_empty());
+    assert!(Supervisor::builder("a b").begin_on(Arc::new(sim)).is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_deep_down_is_told() {
     let sim = Sim::new().program(
         "app/mid/low/x",

@@ -35,6 +35,7 @@ fn types_go_between_threads() {
 fn futures_go_between_threads() {
     fn of_tree(tree: &Tree) {
         sent(tree.wait());
+        sent(tree.ready());
         sent(tree.shutdown());
         sent(tree.shutdown_now());
         #[cfg(feature = "signals")]
