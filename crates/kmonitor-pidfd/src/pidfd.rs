@@ -334,7 +334,27 @@ impl Pidfd {
     /// # Minimum kernel version
     /// 5.1 (`pidfd_send_signal`).
     pub fn send_signal(&self, signal: i32) -> io::Result<()> {
-        sys::pidfd_send_signal(self.fd.as_fd(), signal)
+        sys::pidfd_send_signal(self.fd.as_fd(), signal, 0)
+    }
+
+    /// Sends a signal to the process group that has this process's pid for a number,
+    /// never to another one of that number: all at once, so that a child that is being
+    /// forked gets it too. Also when the process itself was reaped, as long as anybody
+    /// is in its group.
+    ///
+    /// Zero sends nothing, and asks whether anybody is in it: dead ones that are not
+    /// reaped count.
+    ///
+    /// # Errors
+    /// `ESRCH`: nobody is in it. `EPERM`: allowed for none of them. `EINVAL`: the kernel
+    /// is too old. [`io::ErrorKind::InvalidInput`]: as for
+    /// [`send_signal`](Self::send_signal).
+    ///
+    /// # Minimum kernel version
+    /// 6.9 (`PIDFD_SIGNAL_PROCESS_GROUP`, `kernel/signal.c`).
+    pub fn send_signal_to_group(&self, signal: i32) -> io::Result<()> {
+        let flags = sys::PIDFD_SIGNAL_PROCESS_GROUP;
+        sys::pidfd_send_signal(self.fd.as_fd(), signal, flags)
     }
 
     /// As if the kernel had no pidfs, for tests of what is done then.

@@ -38,6 +38,8 @@ const _: () = assert!(size_of::<PidfdInfo>() == 64);
 
 const PIDFD_GET_INFO: Opcode = opcode::read_write::<PidfdInfo>(0xff, 11);
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
+/// For [`pidfd_send_signal`]: the group whose number is the process's pid.
+pub(crate) const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 1 << 2;
 
 /// The wait status of a reaped process, or `None` where the kernel does not have
 /// it (yet).
@@ -75,7 +77,8 @@ pub(crate) fn shows_robust_list(task: i32) -> bool {
 
 /// `pidfd_send_signal(2)` without a siginfo of the caller's. Zero sends nothing
 /// and only checks. The numbers that the C library keeps for itself are refused.
-pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+/// `flags` are the kernel's; one that does not know them says `EINVAL`.
+pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32, flags: u32) -> io::Result<()> {
     let ours = (0..32).contains(&signal) || (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&signal);
     if !ours {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -88,7 +91,7 @@ pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Resul
             pidfd.as_raw_fd(),
             signal,
             std::ptr::null::<libc::siginfo_t>(),
-            0_u32,
+            flags,
         )
     };
     if result == 0 {
@@ -122,7 +125,7 @@ mod tests {
     fn signals_that_do_not_exist_or_are_the_c_librarys_are_refused() {
         let null = std::fs::File::open("/dev/null").unwrap();
         for signal in [-1, 32, 33, 65, i32::MIN, i32::MAX] {
-            let error = pidfd_send_signal(null.as_fd(), signal).unwrap_err();
+            let error = pidfd_send_signal(null.as_fd(), signal, 0).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{signal}");
         }
     }

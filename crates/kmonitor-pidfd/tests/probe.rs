@@ -199,6 +199,35 @@ fn signals_reach_the_process_and_no_other() {
     assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
 }
 
+#[test]
+fn signals_reach_the_group_and_no_other() {
+    use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+    let sleeper = |group| {
+        let mut command = Command::new("sleep");
+        command.arg("60").process_group(group).spawn().unwrap()
+    };
+    let mut first = sleeper(0);
+    let pidfd = Pidfd::open(Pid::try_from(first.id()).unwrap()).unwrap();
+    if let Err(error) = pidfd.send_signal_to_group(0) {
+        // Before 6.9.
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        first.kill().unwrap();
+        first.wait().unwrap();
+        return;
+    }
+    let mut second = sleeper(first.id() as i32);
+    let mut stranger = sleeper(0);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    pidfd.send_signal_to_group(libc::SIGTERM).unwrap();
+    assert_eq!(second.wait().unwrap().signal(), Some(libc::SIGTERM));
+    let error = pidfd.send_signal_to_group(libc::SIGKILL).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+    assert!(stranger.try_wait().unwrap().is_none());
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
 /// Without the inode the second process would be taken for the first.
 #[test]
 #[ignore = "needs root"]

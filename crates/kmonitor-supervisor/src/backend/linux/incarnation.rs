@@ -100,9 +100,13 @@ async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, asked: Asked) 
     if let Some(capture) = &capture {
         capture.catch_up().await;
     }
-    // The numbers of a tree without a census and of a group are the leader's, and
-    // nobody else's until it is reaped.
-    if matches!(&*scope, Scope::Cgroup(_) | Scope::Leader) {
+    // The numbers of a tree without a census are the leader's, and nobody else's until
+    // it is reaped; those of a group too, where the kernel does not tell of it.
+    if match &*scope {
+        Scope::Cgroup(_) | Scope::Leader => true,
+        Scope::Group(_) => leader.has_group().is_some(),
+        Scope::Tree(_) => false,
+    } {
         leader.reap();
     }
     reports.send(Report::Exited(status));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kmonitor_event::{Status, UnknownReason};
 use kmonitor_hub::Hub;
 use kmonitor_pidfd::{Pidfd, Readiness};
+use rustix::io::Errno;
 use rustix::process::{Signal as NamedSignal, kill_process_group};
 use tokio::io::unix::AsyncFd;
 
@@ -100,9 +101,27 @@ impl Leader {
     }
 
     /// Sends a signal to its group at once, so that a fork that is under way begins anew
-    /// and its child gets it too. `false` where that is not possible: it is not ours to
-    /// reap, or there is no such way for that signal.
+    /// and its child gets it too. `false` where that is not possible.
     pub(super) fn signal_group(&self, signal: Signal) -> io::Result<bool> {
+        match self.pidfd.send_signal_to_group(signal.as_raw()) {
+            Err(error) if is(&error, Errno::SRCH) => Ok(true),
+            Err(error) if is_too_new(&error) => self.signal_group_by_number(signal),
+            result => result.map(|()| true),
+        }
+    }
+
+    /// Whether anybody is in its group, be it dead and not reaped. `None` where the kernel
+    /// does not tell (before 6.9): then the group is known by its number only.
+    pub(super) fn has_group(&self) -> Option<bool> {
+        match self.pidfd.send_signal_to_group(0) {
+            Err(error) if is_too_new(&error) => None,
+            Err(error) => Some(!is(&error, Errno::SRCH)),
+            Ok(()) => Some(true),
+        }
+    }
+
+    /// Only of one that is ours to reap, and not of signals without a name.
+    fn signal_group_by_number(&self, signal: Signal) -> io::Result<bool> {
         let Some(signal) = NamedSignal::from_named_raw(signal.as_raw()).filter(|_| self.ours)
         else {
             return Ok(false);
@@ -114,7 +133,7 @@ impl Leader {
         // Who else reaps our children breaks a rule, but must not make us harm others.
         let is_its = !*retired && !matches!(self.pidfd.readiness(), Ok(Readiness::Reaped));
         match is_its.then(|| kill_process_group(group, signal)) {
-            Some(Err(errno)) if errno != rustix::io::Errno::SRCH => Err(errno.into()),
+            Some(Err(errno)) if errno != Errno::SRCH => Err(errno.into()),
             _ => Ok(true),
         }
     }
@@ -188,11 +207,18 @@ impl Leader {
 /// Sends a signal to a process that is held; one that is gone is no error.
 pub(super) fn send(pidfd: &Pidfd, signal: Signal) -> io::Result<()> {
     match pidfd.send_signal(signal.as_raw()) {
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
-            Ok(())
-        }
+        Err(error) if is(&error, Errno::SRCH) => Ok(()),
         result => result,
     }
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    Errno::from_io_error(error) == Some(errno)
+}
+
+/// Whether the kernel does not know of groups of pidfds.
+fn is_too_new(error: &io::Error) -> bool {
+    is(error, Errno::INVAL) || is(error, Errno::NOSYS)
 }
 
 /// The same, in this order. The first refusal is told; the others are sent.
@@ -263,7 +289,7 @@ mod tests {
         let register = |pidfd| {
             refusals.set(refusals.get() + 1);
             match refusals.get() {
-                1..=3 => Err(rustix::io::Errno::NOSPC.into()),
+                1..=3 => Err(Errno::NOSPC.into()),
                 _ => sys::register_pidfd(pidfd),
             }
         };
@@ -275,6 +301,32 @@ mod tests {
         child.kill().unwrap();
         ended.await;
         child.wait().unwrap();
+    }
+
+    /// The group is there as long as anybody is in it, and is reached so long.
+    #[test]
+    fn a_group_outlives_its_leader() {
+        use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+        let (_child, pidfd) = sleeper();
+        let group = pidfd.pid().as_raw();
+        let leader = Leader::spawned(pidfd);
+        let mut other = std::process::Command::new("sleep");
+        let mut other = other.arg("60").process_group(group).spawn().unwrap();
+        if leader.has_group().is_none() {
+            // Before 6.9.
+            other.kill().unwrap();
+            return drop(other.wait());
+        }
+        leader.signal(Signal::KILL).unwrap();
+        while !leader.is_dead() {
+            std::thread::yield_now();
+        }
+        leader.reap();
+        assert_eq!(leader.has_group(), Some(true));
+        assert!(leader.signal_group(Signal::TERM).unwrap());
+        assert_eq!(other.wait().unwrap().signal(), Some(15));
+        assert_eq!(leader.has_group(), Some(false));
+        assert!(leader.signal_group(Signal::KILL).unwrap());
     }
 
     /// A round of killing can be carried out late, when the number is another's.
@@ -292,7 +344,7 @@ mod tests {
             std::thread::yield_now();
         }
         leader.reap();
-        assert!(leader.signal_group(Signal::TERM).unwrap());
+        assert!(leader.signal_group_by_number(Signal::TERM).unwrap());
         other.kill().unwrap();
         let status = other.wait().unwrap();
         // That of the first fatal signal.

@@ -10,7 +10,7 @@
 //! | cgroup | all in its cgroup and nested ones | who may write to another `cgroup.procs` (root) | a writable cgroup v2; `cgroup.kill` since Linux 5.14 |
 //! | tree, with a connector | all that it and its descendants forked | nobody | a [`Hub`] that can follow trees |
 //! | tree, without | descendants, its session, whoever has its environment variable | who does a double fork *and* `setsid` *and* clears its environment | – |
-//! | group | its process group; of a leader that is not our child, once that is reaped, only as long as one that was seen in it lives | who calls `setsid` or `setpgid` | – |
+//! | group | its process group | who calls `setsid` or `setpgid` | – ; before Linux 6.9, of a leader that is not our child, once that is reaped, only as long as one that was seen in it lives |
 //! | leader | itself | all others | – |
 //!
 //! # Names

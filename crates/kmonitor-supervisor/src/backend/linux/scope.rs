@@ -46,8 +46,9 @@ pub(super) enum Scope {
 /// Whoever is in the leader's process group.
 ///
 /// Its number is the group's as long as the leader is not reaped or anybody is in it.
-/// So of a leader that somebody else reaps, it is trusted after that only where one who
-/// was seen in it before still is.
+/// Whether that is so the kernel tells by the leader's pidfd; before Linux 6.9, once
+/// somebody has reaped the leader, the number is trusted only where one who was seen in
+/// the group before still is.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     /// By pid and start: who was found by the last look.
@@ -415,6 +416,9 @@ impl Tree {
 
 impl Group {
     fn members(&self, leader: &Leader) -> Vec<Stat> {
+        if leader.has_group() == Some(false) {
+            return Vec::new();
+        }
         let group = leader.identity.pid.as_raw();
         let members = procfs::certainly(|| {
             let mut members = procfs::all();
@@ -423,9 +427,11 @@ impl Group {
         });
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let known = |stat: &Stat| seen.contains(&(stat.pid, stat.start));
-        // Asked after the look.
-        let is_reaped = matches!(leader.pidfd.readiness(), Ok(Readiness::Reaped));
-        if is_reaped && !members.iter().any(known) {
+        // Asked after the look: who has been in it until now is in it for certain.
+        let is_its = leader.has_group().unwrap_or_else(|| {
+            !matches!(leader.pidfd.readiness(), Ok(Readiness::Reaped)) || members.iter().any(known)
+        });
+        if !is_its {
             return Vec::new();
         }
         *seen = members.iter().map(|stat| (stat.pid, stat.start)).collect();
