@@ -23,6 +23,8 @@ const ROUNDS_DEFAULT: usize = 15;
 const UNMATCHED_FACTS: usize = 61_440;
 /// Runs of [`RUN_FACTS`] matched facts per round, after one that is not counted.
 const MATCHED_RUNS: usize = 12;
+/// How many processes do something, where the others do nothing.
+const BUSY: usize = 10;
 
 /// All that is measured with so many subscriptions.
 struct Case {
@@ -34,6 +36,7 @@ struct Case {
     sequential: Arc<[Fact]>,
     random: Arc<[Fact]>,
     matched: Arc<[Fact]>,
+    busy: Arc<[Fact]>,
     lean: Lean,
     broadcast: Broadcast,
     broadcast_pids: Vec<Pid>,
@@ -48,6 +51,7 @@ struct Measured {
     looked_up: Vec<f64>,
     matched: Vec<f64>,
     read: Vec<f64>,
+    busy: Vec<f64>,
     lean: Vec<f64>,
     broadcast: Vec<f64>,
 }
@@ -70,6 +74,7 @@ impl Case {
             .expect("a hub"),
             random: workload::unmatched_random(&population),
             matched: workload::matched(&population),
+            busy: workload::matched_of(&population, BUSY),
             lean: Lean::new(&population.subscribed),
             broadcast: Broadcast::new(&population.subscribed, events),
             broadcast_pids: pids.take(events).collect(),
@@ -121,6 +126,13 @@ impl Case {
         };
         measured.matched.push(nanos(|run| run.dispatch));
         measured.read.push(nanos(|run| run.dispatch + run.reading));
+        stage.replace(Arc::clone(&self.busy));
+        stage.run_matched_of(RUN_FACTS, BUSY);
+        let busy: Vec<f64> = (0..MATCHED_RUNS)
+            .map(|_| stage.run_matched_of(RUN_FACTS, BUSY))
+            .map(|run| nanos_each(run.dispatch + run.reading, RUN_FACTS))
+            .collect();
+        measured.busy.push(median(&busy));
         // As many rounds without the time, for the same reason.
         let mut batches = self.matched.chunks_exact(RUN_FACTS).cycle();
         for facts in batches.by_ref().take(unmeasured) {
@@ -208,6 +220,7 @@ fn print_costs(cases: &[Case], floor: f64) {
     row("matched: looked up, and not wanted", |m| &m.looked_up);
     row("matched: into the queue", |m| &m.matched);
     row("matched: and read from the stream", |m| &m.read);
+    row("of ten busy ones: and read from the stream", |m| &m.busy);
     row("(the least that could do it)", |m| &m.lean);
     row("broadcast, all receivers", |m| &m.broadcast);
     println!("{}", table(&rows));
@@ -215,10 +228,11 @@ fn print_costs(cases: &[Case], floor: f64) {
 }
 
 fn print_ratios(cases: &[Case], floor: f64) {
-    let [one, _, many, most] = cases else {
+    let [one, ten, many, most] = cases else {
         return;
     };
-    let (one, many, most) = (&one.measured, &many.measured, &most.measured);
+    let (one, ten) = (&one.measured, &ten.measured);
+    let (many, most) = (&many.measured, &most.measured);
     let net = |l: f64, r: f64| (l - floor) / (r - floor);
     let times = |value: f64| format!("{value:.2} ×");
     let rows = [
@@ -237,6 +251,11 @@ fn print_ratios(cases: &[Case], floor: f64) {
             "unmatched, random pids, 100 000 vs 1".to_owned(),
             times(paired(&most.random, &one.random, |l, r| l / r)),
             "(≤ 1.2 ×)".to_owned(),
+        ],
+        [
+            "the whole path, ten of them busy, 100 000 vs 10".to_owned(),
+            times(paired(&most.busy, &ten.busy, |l, r| l / r)),
+            "≤ 1.2 ×".to_owned(),
         ],
         [
             "matched, 10 000 vs 1".to_owned(),

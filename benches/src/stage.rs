@@ -111,14 +111,19 @@ impl Stage {
     /// Dispatches so many facts of [`matched`](crate::workload::matched), at most
     /// [`RUN_FACTS`], and reads the streams that got something.
     pub fn run_matched(&mut self, facts: usize) -> Run {
+        self.run_matched_of(facts, self.subscriptions.len())
+    }
+
+    /// The same of [`matched_of`](crate::workload::matched_of).
+    pub fn run_matched_of(&mut self, facts: usize, busy: usize) -> Run {
         let first = self.feed.at();
         let dispatch = self.runtime.block_on(self.feed.run(facts));
         self.sent += facts as u64;
-        let subscribers = self.subscriptions.len();
+        let busy = busy.min(self.subscriptions.len());
         let mut cx = Context::from_waker(Waker::noop());
         let began = Instant::now();
-        for hit in 0..facts.min(subscribers) {
-            let subscription = &mut self.subscriptions[self.order[(first + hit) % subscribers]];
+        for hit in 0..facts.min(busy) {
+            let subscription = &mut self.subscriptions[self.order[(first + hit) % busy]];
             while let Poll::Ready(Some(event)) = Pinned::new(&mut *subscription).poll_next(&mut cx)
             {
                 self.read += u64::from(matches!(event.kind, EventKind::Exec));

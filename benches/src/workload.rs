@@ -84,14 +84,21 @@ fn lives(pids: &[Pid], parent: Pid) -> Arc<[Fact]> {
 /// other, before any comes again.
 #[must_use]
 pub fn matched(population: &Population) -> Arc<[Fact]> {
+    matched_of(population, population.subscribed.len())
+}
+
+/// The same of so many of them, at most: the others do nothing.
+#[must_use]
+pub fn matched_of(population: &Population, busy: usize) -> Arc<[Fact]> {
     let pids = &population.subscribed;
-    let order = matched_order(pids.len());
-    let whole_rounds = RING_FACTS.div_ceil(pids.len()) * pids.len();
+    let mut order = matched_order(pids.len());
+    order.truncate(busy);
+    let whole_rounds = RING_FACTS.div_ceil(order.len()) * order.len();
     let execs = order.iter().cycle().take(whole_rounds);
     stamped(execs.map(|at| FactKind::Execed { process: pids[*at] }))
 }
 
-/// Whom the facts of [`matched`] are about, of so many: not in the order in which
+/// Whom the facts of [`matched`] are about, of so many, and in this order: not in the order in which
 /// they were subscribed to, which is how they lie in memory.
 #[must_use]
 pub fn matched_order(subscribed: usize) -> Vec<usize> {

@@ -15,6 +15,7 @@ mod filtering;
 mod identity;
 mod idle;
 mod isolation;
+mod lingering;
 mod many;
 mod netlink;
 mod oracle;
