@@ -4,80 +4,25 @@
     reason = "a test that cannot go on fails, also in a function it calls"
 )]
 
+mod common;
+
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus};
 
+use common::{PATIENCE, Running, until};
 use rustix::process::{Pid, Signal, kill_process};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-struct Running {
-    child: Child,
-    lines: Receiver<String>,
+fn start(program: &str, args: &[&str]) -> Running {
+    Running::start(Command::new(program).args(args))
 }
 
-impl Running {
-    fn start(program: &str, args: &[&str]) -> Self {
-        let mut command = Command::new(program);
-        let mut child = command.args(args).stdout(Stdio::piped()).spawn().unwrap();
-        let (sender, lines) = channel();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                // The test may have seen enough.
-                let _ = sender.send(line);
-            }
-        });
-        Self { child, lines }
-    }
-
-    fn line_with(&self, text: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE).expect(text);
-            if line.contains(text) {
-                return line;
-            }
-        }
-    }
-
-    /// And what it said from here on.
-    fn end_with_lines(mut self, signal: Signal) -> (std::process::ExitStatus, Vec<String>) {
-        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
-        kill_process(pid, signal).unwrap();
-        let lines = self.lines.iter().collect();
-        (self.child.wait().unwrap(), lines)
-    }
-
-    fn end(mut self, signal: Signal) -> std::process::ExitStatus {
-        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
-        kill_process(pid, signal).unwrap();
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Running {
-    /// A test that fails leaves nothing that runs on.
-    fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            let pid = Pid::from_raw(self.child.id() as i32).unwrap();
-            // It may have ended just now.
-            let _ = kill_process(pid, Signal::INT);
-            let _ = self.child.wait();
-        }
-    }
-}
-
-fn eventually(mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < until);
-        std::thread::sleep(Duration::from_millis(2));
-    }
+/// Tells it to end: its status, and what it said that was not read yet.
+fn end(example: Running, signal: Signal) -> (ExitStatus, Vec<String>) {
+    example.signal(signal);
+    example.end()
 }
 
 fn free_address() -> SocketAddr {
@@ -138,7 +83,7 @@ fn a_site_answers_is_restarted_reloaded_and_leaves_nothing() {
     let (web, db) = (free_address(), free_address());
     let ports = [web.port().to_string(), db.port().to_string()];
     let args = [text(dir.path()), &ports[0], &ports[1]];
-    let site = Running::start(env!("CARGO_BIN_EXE_supervised_site"), &args);
+    let site = start(env!("CARGO_BIN_EXE_supervised_site"), &args);
     site.line_with("answers");
     // Nobody waited for it here: ready means that it answers.
     assert!(page(web).ends_with("up"));
@@ -180,7 +125,7 @@ fn a_site_answers_is_restarted_reloaded_and_leaves_nothing() {
     let written = fs::read_to_string(&configuration).unwrap();
     fs::write(&configuration, written.replace("\"up\"", "\"reloaded\"")).unwrap();
     kill_process(third, Signal::HUP).unwrap();
-    eventually(|| page(web).ends_with("reloaded"));
+    until("the new page", || page(web).ends_with("reloaded"));
     assert_eq!(third.as_raw_nonzero().get(), master());
 
     let cgroups = [third, database].map(|pid| cgroup_of(pid.as_raw_nonzero().get()));
@@ -189,7 +134,7 @@ fn a_site_answers_is_restarted_reloaded_and_leaves_nothing() {
             .iter()
             .all(|dirs| dirs.iter().any(|dir| dir.is_dir()))
     );
-    let (status, lines) = site.end_with_lines(Signal::INT);
+    let (status, lines) = end(site, Signal::INT);
     assert!(status.success());
     // In reverse order: the database when the web server is gone.
     let order: Vec<&str> = lines
@@ -229,14 +174,14 @@ fn a_daemon_is_adopted_and_then_replaced() {
     fs::write(&file, format!("{}\n", daemon.id())).unwrap();
     let script = format!("touch {}; exec sleep 1000", text(&mark));
     let args = [text(&file), "sh", "-c", &script];
-    let adopting = Running::start(env!("CARGO_BIN_EXE_adopt_pid_file"), &args);
+    let adopting = start(env!("CARGO_BIN_EXE_adopt_pid_file"), &args);
     adopting.line_with("Adopted");
     let pid = Pid::from_raw(daemon.id() as i32).unwrap();
     kill_process(pid, Signal::USR1).unwrap();
     daemon.wait().unwrap();
     adopting.line_with("exited with status 7");
-    eventually(|| mark.exists());
-    adopting.end(Signal::TERM);
+    until("it was started again", || mark.exists());
+    end(adopting, Signal::TERM);
 }
 
 #[test]
@@ -245,7 +190,7 @@ fn a_node_follows_its_file_and_survives_its_agent() {
     let dir = tempfile::tempdir().unwrap();
     let (desired, state) = (dir.path().join("desired"), dir.path().join("state"));
     let agent = || {
-        Running::start(
+        start(
             env!("CARGO_BIN_EXE_node_agent"),
             &[text(&desired), text(&state)],
         )
@@ -270,7 +215,7 @@ fn a_node_follows_its_file_and_survives_its_agent() {
     let three = living_with("100003");
     assert_eq!(three.len(), 1);
     // The agent dies; meanwhile the file changes.
-    assert!(!first.end(Signal::KILL).success());
+    assert!(!end(first, Signal::KILL).0.success());
     write("one sleep 100001\n");
     let second = agent();
     let line = second.line_with("node/one");
@@ -284,6 +229,6 @@ fn a_node_follows_its_file_and_survives_its_agent() {
     // From the first change that it applies on it also hears signals.
     write("one sleep 100001\n# the same\n");
     second.line_with("applied");
-    assert!(second.end(Signal::TERM).success());
+    assert!(end(second, Signal::TERM).0.success());
     assert_eq!(living_with("100001"), [0; 0]);
 }
