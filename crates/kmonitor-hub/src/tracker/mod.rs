@@ -7,6 +7,7 @@
 mod births;
 mod codes;
 mod deaths;
+mod exits;
 mod facts;
 mod ghost;
 mod pids;
