@@ -99,7 +99,7 @@ listens() {
 stop() {
 	kill -TERM "$listener"
 	# Some end by the signal.
-	wait "$listener" || :
+	wait "$listener" 2>/dev/null || :
 	listener=
 }
 
