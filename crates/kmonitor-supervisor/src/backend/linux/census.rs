@@ -22,7 +22,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::identity::open_seen;
 use super::procfs::{self, Stat, Table};
-use super::scope::Marks;
+use super::scope::{Look, Marks};
 
 /// Events may queue while this program is busy. Beyond it they are counted as lost,
 /// and scans of `/proc` take over.
@@ -260,7 +260,9 @@ async fn follow(
         let of = Arc::clone(marks);
         // Reads environments, so not here.
         let judged = tokio::task::spawn_blocking(move || {
-            let marked: Vec<Stat> = table.iter().filter(|s| of.is_root(s)).copied().collect();
+            let look = Look::begin();
+            let all = table.iter().copied();
+            let marked: Vec<Stat> = all.filter(|it| of.is_root(it, &look)).collect();
             (table, marked)
         });
         // It can only panic; then there is the root at least.

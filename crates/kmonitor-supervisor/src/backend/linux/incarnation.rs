@@ -297,6 +297,9 @@ async fn adopted(inner: &Inner, launch: &Launch, leader: Leader) -> Result<Begun
             if procfs::stat(pid).is_none_or(|stat| stat.group != pid) {
                 return refused("the adopted process does not lead its group");
             }
+            if rustix::process::getpgrp().as_raw_nonzero().get() == pid {
+                return refused("this program is in the group of the adopted process");
+            }
             KillScope::Group
         }
         KillScope::Leader => KillScope::Leader,

@@ -1,7 +1,7 @@
 //! A child's own process: its end, and who reaps it.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use kmonitor_event::{Status, UnknownReason};
@@ -103,9 +103,12 @@ impl Leader {
     /// Sends a signal to its group at once, so that a fork that is under way begins anew
     /// and its child gets it too. `false` where that is not possible.
     pub(super) fn signal_group(&self, signal: Signal) -> io::Result<bool> {
+        if !knows_groups() {
+            return self.signal_group_by_number(signal);
+        }
         match self.pidfd.send_signal_to_group(signal.as_raw()) {
-            Err(error) if is(&error, Errno::SRCH) => Ok(true),
-            Err(error) if is_too_new(&error) => self.signal_group_by_number(signal),
+            // One that was adopted may have left its group.
+            Err(error) if is(&error, Errno::SRCH) => self.signal(signal).map(|()| true),
             result => result.map(|()| true),
         }
     }
@@ -113,8 +116,10 @@ impl Leader {
     /// Whether anybody is in its group, be it dead and not reaped. `None` where the kernel
     /// does not tell (before 6.9): then the group is known by its number only.
     pub(super) fn has_group(&self) -> Option<bool> {
+        if !knows_groups() {
+            return None;
+        }
         match self.pidfd.send_signal_to_group(0) {
-            Err(error) if is_too_new(&error) => None,
             Err(error) => Some(!is(&error, Errno::SRCH)),
             Ok(()) => Some(true),
         }
@@ -216,9 +221,19 @@ fn is(error: &io::Error, errno: Errno) -> bool {
     Errno::from_io_error(error) == Some(errno)
 }
 
-/// Whether the kernel does not know of groups of pidfds.
-fn is_too_new(error: &io::Error) -> bool {
-    is(error, Errno::INVAL) || is(error, Errno::NOSYS)
+/// Whether signals to groups by pidfd work here: the kernel is new enough, and nobody
+/// (seccomp, say) stands in between. Asked of ourselves, once.
+fn knows_groups() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let asked = Pidfd::open(kmonitor_event::Pid::current())
+            .map(|myself| myself.send_signal_to_group(0));
+        match asked {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => is(&error, Errno::SRCH),
+            Err(_) => false,
+        }
+    })
 }
 
 /// The same, in this order. The first refusal is told; the others are sent.

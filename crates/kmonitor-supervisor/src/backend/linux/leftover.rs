@@ -274,6 +274,9 @@ pub(super) async fn clear_marked(root: Identity, word: &str) -> Result<(), Strin
         return Ok(());
     }
     let members = look().await.unwrap_or_default();
+    if members.is_empty() {
+        return Ok(());
+    }
     let names: Vec<String> = members.iter().map(|stat| stat.pid.to_string()).collect();
     Err(format!("processes {} do not die", names.join(", ")))
 }

@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::MARK;
 use super::census::reap;
-use super::procfs::{self, Stat};
+use super::procfs::{self, NoWords, Stat};
 use super::subreaper::Subreaper;
 
 #[derive(Debug, Default)]
@@ -167,13 +167,16 @@ fn sweep(all: bool) -> bool {
         if !stat.is_dead() {
             let is_news = !known.ours.contains_key(&id) && !known.others.contains(&id);
             if is_news {
-                let is_ours = in_session || known.is_marked(pid);
-                if is_ours {
-                    known.ours.insert(id, stat.session);
-                } else if known.starting > 0 {
-                    known.undecided = true;
+                let is_ours = if in_session {
+                    Some(true)
                 } else {
-                    known.others.insert(id);
+                    known.is_marked(pid)
+                };
+                match is_ours {
+                    Some(true) => drop(known.ours.insert(id, stat.session)),
+                    Some(false) if known.starting == 0 => drop(known.others.insert(id)),
+                    // Who executes a program just now is looked at the next time.
+                    _ => known.undecided = true,
                 }
             }
         } else if in_session || known.ours.contains_key(&id) || all {
@@ -193,8 +196,12 @@ fn sweep(all: bool) -> bool {
 }
 
 impl Known {
-    fn is_marked(&self, pid: i32) -> bool {
-        let words = procfs::words(pid, MARK).unwrap_or_default();
-        self.leaders.values().any(|word| words.contains(word))
+    /// `None` while it cannot be told.
+    fn is_marked(&self, pid: i32) -> Option<bool> {
+        match procfs::words(pid, MARK) {
+            Ok(words) => Some(self.leaders.values().any(|word| words.contains(word))),
+            Err(NoWords::None) => Some(false),
+            Err(NoWords::NotYet) => None,
+        }
     }
 }

@@ -6,7 +6,6 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
 
 use kmonitor_event::Pid;
 use rustix::time::{ClockId, clock_gettime};
@@ -215,56 +214,75 @@ pub(super) fn own_ancestry() -> HashSet<i32> {
     found
 }
 
-/// How long it is waited for a program to have its environment, which takes the kernel
-/// some microseconds unless it is kept from the processor.
-const EXEC_PATIENCE: Duration = Duration::from_millis(100);
-const EXEC_PAUSE: Duration = Duration::from_micros(50);
+/// Why there are no words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoWords {
+    /// There is no environment, or it may not be read.
+    None,
+    /// A program is being executed just now. That takes the kernel some microseconds,
+    /// unless it is kept from the processor, or the program from its file.
+    NotYet,
+}
+
+/// How often it is looked at a process that got its environment while it was read.
+const ENVIRONMENT_READINGS: usize = 3;
 
 /// The words, separated by `:`, of a variable in the environment that a process was
-/// given. `None` where nothing can be read: it may not be, or there is no environment.
-///
-/// Blocks for a while where a program is being executed just now.
-pub(super) fn words(pid: i32, variable: &str) -> Option<Vec<String>> {
-    let begin = Instant::now();
-    let bytes = loop {
-        match environment(pid)? {
-            bytes if !bytes.is_empty() => break bytes,
-            _ if !gets_an_environment(pid) || begin.elapsed() > EXEC_PATIENCE => return None,
-            _ => std::thread::sleep(EXEC_PAUSE),
+/// given; none where it has no such variable.
+pub(super) fn words(pid: i32, variable: &str) -> Result<Vec<String>, NoWords> {
+    for _ in 0..ENVIRONMENT_READINGS {
+        if let Some(bytes) = environment(pid) {
+            return Ok(words_in(&bytes, variable));
         }
-    };
-    let mut entries = bytes.split(|byte| *byte == 0);
+        let memory = memory(pid).filter(|memory| memory.bytes > 0);
+        let Some(Memory {
+            code, environment, ..
+        }) = memory
+        else {
+            break;
+        };
+        // `execve` changes the memory first, says where the environment is later, and
+        // last where the code is (`load_elf_binary()`). `posix_spawn` has returned by then.
+        if code == 0 {
+            return Err(NoWords::NotYet);
+        }
+        let [begin, end] = environment;
+        if begin == end {
+            break;
+        }
+    }
+    Err(NoWords::None)
+}
+
+fn words_in(environment: &[u8], variable: &str) -> Vec<String> {
+    let mut entries = environment.split(|byte| *byte == 0);
     let value =
         entries.find_map(|entry| entry.strip_prefix(variable.as_bytes())?.strip_prefix(b"="));
     let text = String::from_utf8_lossy(value.unwrap_or_default());
-    Some(text.split(':').map(str::to_owned).collect())
+    text.split(':').map(str::to_owned).collect()
 }
 
 /// All of it, or nothing.
 fn environment(pid: i32) -> Option<Vec<u8>> {
+    let of_leader = environment_at(&format!("/proc/{pid}/environ"));
+    // A leader that has exited has no memory any more, but its threads may.
+    of_leader.or_else(|| {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let mut others = tasks.flatten().skip(1);
+        others.find_map(|task| environment_at(task.path().join("environ").to_str()?))
+    })
+}
+
+fn environment_at(path: &str) -> Option<Vec<u8>> {
     // Bounded: an environment can be megabytes.
     const BYTES_MAX: u64 = 4 << 20;
-    let file = File::open(format!("/proc/{pid}/environ")).ok()?;
+    let file = File::open(path).ok()?;
     let mut bytes = Vec::new();
     (&file).take(BYTES_MAX).read_to_end(&mut bytes).ok()?;
     // What is open is the memory of the program that was executed then. If that has
     // gone meanwhile, the reading has ended early.
     let is_whole = file.read_at(&mut [0], 0).ok()? > 0;
-    Some(if is_whole { bytes } else { Vec::new() })
-}
-
-/// Whether a process without an environment is about to have one, or has it by now.
-///
-/// `execve` changes the memory first, says where the environment is later, and last
-/// where the code is (`load_elf_binary()`); `posix_spawn` has returned by then.
-fn gets_an_environment(pid: i32) -> bool {
-    let mut bytes = [0; STAT_BYTES_MAX];
-    let length = read_stat(&format!("/proc/{pid}/stat"), &mut bytes);
-    let line = length.ok().and_then(|length| bytes.get(..length));
-    line.and_then(memory_in).is_some_and(|memory| {
-        let [begin, end] = memory.environment;
-        memory.bytes > 0 && (memory.code == 0 || end > begin)
-    })
+    Some(bytes).filter(|bytes| is_whole && !bytes.is_empty())
 }
 
 /// Where things are in the memory of a process.
@@ -273,6 +291,12 @@ struct Memory {
     bytes: u64,
     code: u64,
     environment: [u64; 2],
+}
+
+fn memory(pid: i32) -> Option<Memory> {
+    let mut bytes = [0; STAT_BYTES_MAX];
+    let length = read_stat(&format!("/proc/{pid}/stat"), &mut bytes).ok()?;
+    memory_in(bytes.get(..length)?)
 }
 
 fn memory_in(line: &[u8]) -> Option<Memory> {
@@ -385,25 +409,61 @@ mod tests {
         }
     }
 
-    /// A program that executes itself again and again has its environment all the time.
+    fn words_of(child: &std::process::Child) -> Result<Vec<String>, NoWords> {
+        words(i32::try_from(child.id()).unwrap(), "KMONITOR_TEST")
+    }
+
+    /// A program that executes itself again and again has its environment all the time,
+    /// or will have it.
     #[test]
-    fn who_is_executing_a_program_has_its_environment() {
+    fn who_is_executing_a_program_has_an_environment() {
         let mut child = std::process::Command::new("/bin/sh")
             .args(["-c", r#"exec /bin/sh -c "$0" "$0""#])
             .arg(r#"exec /bin/sh -c "$0" "$0""#)
             .env("KMONITOR_TEST", "a:b")
             .spawn()
             .unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
-        let missed = (0..20_000).find(|_| {
-            words(pid, "KMONITOR_TEST")
-                .is_none_or(|words| words != ["a".to_owned(), "b".to_owned()])
-        });
+        let readings: Vec<_> = (0..20_000).map(|_| words_of(&child)).collect();
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(missed, None);
-        // Nor is it waited for who has none.
-        assert_eq!(words(2, "KMONITOR_TEST"), None);
+        let all = Ok(vec!["a".to_owned(), "b".to_owned()]);
+        let wrong = |it: &&Result<_, _>| **it != all && **it != Err(NoWords::NotYet);
+        assert_eq!(readings.iter().find(wrong), None);
+        assert!(readings.contains(&all) && readings.contains(&Err(NoWords::NotYet)));
+    }
+
+    #[test]
+    fn who_has_no_environment_will_have_none() {
+        let mut child = std::process::Command::new("sleep");
+        let mut child = child.arg("60").env_clear().spawn().unwrap();
+        while words_of(&child) == Err(NoWords::NotYet) {
+            std::thread::yield_now();
+        }
+        assert_eq!(words_of(&child), Err(NoWords::None));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Nor has a thread of the kernel's.
+        assert_eq!(words(2, "KMONITOR_TEST"), Err(NoWords::None));
+    }
+
+    /// A process whose first thread has exited is marked as before.
+    #[test]
+    fn who_has_lost_its_leader_has_its_environment() {
+        let program = "import ctypes, threading, time, os
+threading.Thread(target=lambda: time.sleep(60)).start()
+ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)";
+        let mut child = std::process::Command::new("python3")
+            .args(["-c", program])
+            .env("KMONITOR_TEST", "a")
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        while stat(pid).unwrap().state != b'Z' {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert_eq!(words_of(&child), Ok(vec!["a".to_owned()]));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

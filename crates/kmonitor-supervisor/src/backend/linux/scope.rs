@@ -1,10 +1,11 @@
 //! Which processes are a child's: whom a signal reaches, and when nobody is left.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::future::pending;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::select_all;
 use kmonitor_pidfd::{Pidfd, Readiness};
@@ -16,7 +17,7 @@ use super::cgroup::Cgroup;
 use super::identity::{Identity, open_seen};
 use super::leader::{Leader, ended, send_all};
 use super::orphans::Orphans;
-use super::procfs::{self, Stat, Table};
+use super::procfs::{self, NoWords, Stat, Table};
 use crate::Signal;
 use crate::backend::Survivor;
 use crate::spec::KillScope;
@@ -33,6 +34,15 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Between two looks at whether somebody left a group.
 const GROUP_PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// How long one look waits, in all, for programs that are being executed: till then their
+/// environment tells nothing.
+const EXEC_PATIENCE: Duration = Duration::from_millis(100);
+const EXEC_PAUSE: Duration = Duration::from_micros(50);
+
+/// After so many looks that found the same dead in a group, and nobody else, they are
+/// those whom somebody does not reap.
+const SAME_DEAD_LOOKS: usize = 5;
 
 /// The processes of one incarnation.
 #[derive(Debug)]
@@ -113,8 +123,9 @@ impl Marks {
     /// where there are none.
     fn near(&self) -> Option<Vec<Stat>> {
         let root = self.root.pid.as_raw();
+        let look = Look::begin();
         let orphans = procfs::own_children().into_iter().filter(|pid| {
-            *pid != root && procfs::stat(*pid).is_some_and(|stat| self.is_root(&stat))
+            *pid != root && procfs::stat(*pid).is_some_and(|stat| self.is_root(&stat, &look))
         });
         let has_root =
             !self.rootless && procfs::stat(root).is_some_and(|stat| stat.start == self.root.start);
@@ -125,7 +136,8 @@ impl Marks {
     /// All, by reading the whole process table.
     fn anywhere(&self) -> Vec<Stat> {
         let table = Table::read();
-        let found = table.descending_from(|stat| self.is_root(stat));
+        let look = Look::begin();
+        let found = table.descending_from(|stat| self.is_root(stat, &look));
         let present: HashSet<_> = table.iter().map(|stat| (stat.pid, stat.start)).collect();
         let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
         judged.retain(|id, _| present.contains(id));
@@ -140,7 +152,7 @@ impl Marks {
     }
 
     /// Whether a process is a member, whoever its parents are.
-    pub(super) fn is_root(&self, stat: &Stat) -> bool {
+    pub(super) fn is_root(&self, stat: &Stat, look: &Look) -> bool {
         let root = self.root.pid.as_raw();
         // A member is not older than the root, nor is it this program.
         if stat.start < self.root.start || stat.pid == procfs::own_pid() {
@@ -148,20 +160,19 @@ impl Marks {
         }
         (!self.rootless && stat.pid == root && stat.start == self.root.start)
             || (stat.session == root && self.has_session())
-            || (!stat.is_dead() && self.has_word(stat))
+            || (!stat.is_dead() && self.has_word(stat, look))
     }
 
     /// An environment is given at birth, and by executing a program: who has the word
     /// has it from a member, and who has it not is none. So each is read once.
-    fn has_word(&self, stat: &Stat) -> bool {
+    fn has_word(&self, stat: &Stat, look: &Look) -> bool {
         let Some(word) = &self.word else { return false };
         let id = (stat.pid, stat.start);
         let judged = || self.judged.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = judged().get(&id) {
             return *known;
         }
-        // There may be none to be read while a program is being executed.
-        let Some(words) = procfs::words(stat.pid, MARK) else {
+        let Some(words) = look.words(stat.pid) else {
             return false;
         };
         let has = words.contains(word);
@@ -175,6 +186,38 @@ impl Marks {
         session.is_some_and(|root| {
             matches!(root.readiness(), Ok(Readiness::Alive | Readiness::Zombie))
         })
+    }
+}
+
+/// One look at processes, which waits no longer for all of them than for one: somebody
+/// can keep a program from being executed for ever.
+#[derive(Debug)]
+pub(super) struct Look {
+    until: Cell<Option<Instant>>,
+}
+
+impl Look {
+    pub(super) fn begin() -> Self {
+        let until = Cell::new(None);
+        Self { until }
+    }
+
+    /// The words of [`MARK`] of a process, if it has an environment in time.
+    fn words(&self, pid: i32) -> Option<Vec<String>> {
+        loop {
+            match procfs::words(pid, MARK) {
+                Ok(words) => return Some(words),
+                Err(NoWords::None) => return None,
+                Err(NoWords::NotYet) => {}
+            }
+            let now = Instant::now();
+            let until = self.until.get().unwrap_or(now + EXEC_PATIENCE);
+            self.until.set(Some(until));
+            if now >= until {
+                return None;
+            }
+            std::thread::sleep(EXEC_PAUSE);
+        }
     }
 }
 
@@ -219,8 +262,10 @@ impl Scope {
                 let mut result = Ok(());
                 for signal in signals {
                     result = result.and(match leader.signal_group(*signal) {
-                        Ok(false) => self.signal_each(leader, &[*signal], &mut HashSet::new()).1,
-                        done => done.map(drop),
+                        Ok(true) => Ok(()),
+                        Ok(false) | Err(_) => {
+                            self.signal_each(leader, &[*signal], &mut HashSet::new()).1
+                        }
                     });
                 }
                 result
@@ -352,12 +397,23 @@ impl Scope {
             Self::Group(_) => {}
         }
         let mut pause = PAUSE_MIN;
+        let mut dead = Dead::default();
         loop {
             let (scope, of) = (Arc::clone(self), Arc::clone(leader));
-            let members = tokio::task::spawn_blocking(move || scope.members(&of, false)).await;
-            let waited = match members {
-                Ok(members) if members.is_empty() => return,
-                Ok(members) => match &**self {
+            let look = move || {
+                let members = scope.members(&of, false);
+                let is_there = members.is_empty() && matches!(&*scope, Self::Group(_));
+                let dead = (is_there && of.has_group() == Some(true)).then(|| Group::dead(&of));
+                (members, dead)
+            };
+            let waited = match tokio::task::spawn_blocking(look).await {
+                Ok((_, Some(now))) if dead.are_others(&now) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(GROUP_PAUSE_MAX);
+                    continue;
+                }
+                Ok((members, _)) if members.is_empty() => return,
+                Ok((members, _)) => match &**self {
                     // Nothing tells that somebody went to another group, and lives on there.
                     Self::Group(_) => tokio::select! {
                         waited = wait_for_one(&members, leader.adopted) => waited,
@@ -414,7 +470,33 @@ impl Tree {
     }
 }
 
+/// Who of a group was found dead by the last looks.
+#[derive(Debug, Default)]
+struct Dead {
+    found: HashSet<(i32, u64)>,
+    looks: usize,
+}
+
+impl Dead {
+    /// Somebody is in the group, the kernel says, and only these were found. Whether there
+    /// may be others: members who are forked and end faster than one can look.
+    fn are_others(&mut self, now: &HashSet<(i32, u64)>) -> bool {
+        let same = !now.is_empty() && *now == self.found;
+        self.looks = if same { self.looks + 1 } else { 1 };
+        self.found.clone_from(now);
+        self.looks < SAME_DEAD_LOOKS
+    }
+}
+
 impl Group {
+    fn dead(leader: &Leader) -> HashSet<(i32, u64)> {
+        let group = leader.identity.pid.as_raw();
+        let all = procfs::all().into_iter();
+        all.filter(|stat| stat.group == group && stat.is_dead())
+            .map(|stat| (stat.pid, stat.start))
+            .collect()
+    }
+
     fn members(&self, leader: &Leader) -> Vec<Stat> {
         if leader.has_group() == Some(false) {
             return Vec::new();
