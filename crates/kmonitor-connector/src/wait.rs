@@ -136,11 +136,14 @@ impl Wait {
     }
 
     /// Asks the timer that was just started.
-    fn poll_again(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match &self.timer {
-            Some(timer) => timer.poll_elapsed(cx),
-            None => Poll::Ready(()),
+    fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(timer) = &self.timer {
+            // It has elapsed already where we were kept from the processor, and tells it
+            // only once.
+            ready!(timer.poll_elapsed(cx));
+            self.over = true;
         }
+        Poll::Ready(())
     }
 }
 
@@ -187,5 +190,35 @@ impl Timer {
             elapsed.clear_ready();
         }
         Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    /// Its timer elapses between being started and being asked.
+    #[tokio::test]
+    async fn a_pause_that_is_over_at_once_is_not_waited_for() {
+        let (socket, _other) = UnixDatagram::pair().unwrap();
+        let mut wait = Wait::new(socket.as_fd(), Duration::from_millis(1)).unwrap();
+        wait.pause().unwrap();
+        wait.watched = None;
+        let elapsed = wait.timer.as_ref().unwrap();
+        elapsed.0.readable().await.unwrap().retain_ready();
+        assert!(
+            poll_fn(|cx| Poll::Ready(wait.poll_again(cx)))
+                .await
+                .is_ready()
+        );
+        assert!(
+            poll_fn(|cx| Poll::Ready(wait.poll_due(cx)))
+                .await
+                .is_ready()
+        );
+        // And then the reactor watches again.
+        let rest = poll_fn(|cx| Poll::Ready(wait.poll_rest(cx, socket.as_fd())));
+        assert!(rest.await.is_ready() && wait.watched.is_some());
     }
 }

@@ -381,7 +381,7 @@ impl Dispatcher {
     /// Reads until the kernel's queue is empty, so that the tracker knows what
     /// had happened when this was called. Whether it came to be empty.
     pub(super) async fn drain(&mut self) -> Result<bool, Stop> {
-        if self.interest.is_empty() {
+        if self.interest.is_empty() && !self.interest_changed {
             return Ok(true);
         }
         for _ in 0..DRAIN_BATCHES_MAX {

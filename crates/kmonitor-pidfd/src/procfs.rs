@@ -17,7 +17,7 @@ use crate::sys;
 /// Set in field 9 of a task's stat once it is in `do_exit`.
 const PF_EXITING: u64 = 0x4;
 /// Set even before, when it is settled whether its code is that of the whole process
-/// (`synchronize_group_exit()`, since Linux 5.16). A task can stay in between for long:
+/// (`synchronize_group_exit()`; since Linux 5.16). A task can stay in between for long:
 /// traced, or with I/O under way.
 const PF_POSTCOREDUMP: u64 = 0x8;
 /// In field 31 of a task that another has told to end, which has not got to it yet.
@@ -226,12 +226,20 @@ pub(crate) fn fdinfo(fd: i32) -> io::Result<FdInfo> {
 /// other namespaces the user namespace is still there in a zombie
 /// (`proc_ns_readlink` and `userns_get`, against `do_task_stat`). That is tens of
 /// microseconds on the way of an exit to whoever waits for it, so first a system call
-/// is asked that differs in one point: it goes by our real ids (`__ptrace_may_access`),
-/// and `/proc` by those that follow the effective ones.
+/// is asked that goes by our real ids and our permitted capabilities, where `/proc` goes
+/// by those for files and the effective ones (`__ptrace_may_access`,
+/// `cap_ptrace_access_check`): where they are the same, so is the answer.
 pub(crate) fn ptrace_read_permitted(pid: Pid) -> bool {
-    use rustix::process::{getegid, geteuid, getgid, getuid};
-    let is_itself = || getuid() == geteuid() && getgid() == getegid();
-    sys::shows_robust_list(pid.as_raw()) && is_itself() || shows_user_namespace(pid)
+    sys::shows_robust_list(pid.as_raw()) && acts_as_itself() || shows_user_namespace(pid)
+}
+
+/// Whether this thread has put aside nothing of what it may do. Each thread may by itself,
+/// at any time.
+fn acts_as_itself() -> bool {
+    use rustix::process::{getgid, getuid};
+    let real = (getuid().as_raw(), getgid().as_raw());
+    sys::file_ids() == real
+        && rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective == sets.permitted)
 }
 
 fn shows_user_namespace(pid: Pid) -> bool {
@@ -413,5 +421,29 @@ mod tests {
         assert!(shows_user_namespace(Pid::current()));
         assert!(sys::shows_robust_list(Pid::current().as_raw()));
         assert!(ptrace_read_permitted(Pid::current()));
+    }
+
+    /// `get_robust_list(2)` alone would say yes, and the 0 that is read would be believed.
+    #[test]
+    #[ignore = "needs root"]
+    fn who_has_put_capabilities_aside_may_not_read_what_they_are_for() {
+        use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let pid = Pid::try_from(child.id()).unwrap();
+        assert!(ptrace_read_permitted(pid));
+        std::thread::spawn(move || {
+            let mut sets = capabilities(None).unwrap();
+            sets.effective.remove(CapabilitySet::SYS_PTRACE);
+            set_capabilities(None, sets).unwrap();
+            assert!(sys::shows_robust_list(pid.as_raw()));
+            assert!(!shows_user_namespace(pid) && !ptrace_read_permitted(pid));
+        })
+        .join()
+        .unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

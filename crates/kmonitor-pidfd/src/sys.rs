@@ -75,6 +75,17 @@ pub(crate) fn shows_robust_list(task: i32) -> bool {
     result == 0
 }
 
+/// The ids by which this thread is judged where files are concerned.
+pub(crate) fn file_ids() -> (u32, u32) {
+    const NO_CHANGE: u32 = u32::MAX;
+    // SAFETY: integers only. An id that does not exist changes nothing, and the present
+    // one is returned.
+    let uid = unsafe { libc::syscall(libc::SYS_setfsuid, NO_CHANGE) };
+    // SAFETY: as above.
+    let gid = unsafe { libc::syscall(libc::SYS_setfsgid, NO_CHANGE) };
+    (uid as u32, gid as u32)
+}
+
 /// `pidfd_send_signal(2)` without a siginfo of the caller's. Zero sends nothing
 /// and only checks. The numbers that the C library keeps for itself are refused.
 /// `flags` are the kernel's; one that does not know them says `EINVAL`.

@@ -30,14 +30,17 @@ impl Tracker {
         let unheard_of = host && !self.current.contains(pid);
         let behind = self.behind;
         let has_ghost = !self.ghosts.is_empty() && self.ghosts.contains_key(&pid);
+        let leader = tid.is_leader_of(pid);
         let Some(process) = self.entry(pid) else {
             return;
         };
         let key = process.key;
         process.parent = process.parent.or(parent);
-        process.lived_at(time);
+        // Without a parent it may be a former owner's.
+        if parent.is_some() || !leader {
+            process.lived_at(time);
+        }
         let of_before_exec = process.task_exited(tid, code);
-        let leader = tid.is_leader_of(pid);
         if !leader {
             let status = ExitStatus::from_raw(code);
             let kind = EventKind::ThreadExit { tid, status };

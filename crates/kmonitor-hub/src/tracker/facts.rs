@@ -54,7 +54,7 @@ impl Tracker {
                 let Some(entry) = self.entry(process) else {
                     return;
                 };
-                let first = !entry.threads.had_others;
+                let first = !entry.threads.had_others || entry.threads.others.is_none();
                 entry.thread_created(tid);
                 let key = entry.key;
                 if first {
@@ -349,6 +349,8 @@ impl Tracker {
         let known: FxHashSet<_> = waiting.iter().map(|(key, _)| *key).collect();
         for process in self.current.values_mut() {
             process.threads.complete = false;
+            // Births of threads may be among what was lost.
+            process.threads.had_others = true;
             if process.dying.is_none() && !known.contains(&process.key) {
                 self.recheck.push((process.key, Doubt::Loss));
             }

@@ -294,6 +294,7 @@ impl Process {
             // No group exit has begun, or it had been told to end; and whatever others
             // ended with, the last to begin its exit decides.
             self.set_codes(Codes::None);
+            self.past = None;
             self.threads.had_others = false;
             self.alone_at = Some(looked_at);
         } else {
@@ -343,7 +344,10 @@ impl Process {
         } else {
             self.take_last_words();
         }
+        // Of those whom a loss hides, reports from before the exec may still come.
+        let complete = self.threads.complete;
         self.threads.only_leader();
+        self.threads.complete = complete;
         self.set_codes(Codes::None);
     }
 

@@ -1,0 +1,76 @@
+//! What happened before a subscription, or before a loss was read, and is read after it.
+
+use std::time::Duration;
+
+use kmonitor_event::EventMask;
+use kmonitor_hub::Filter;
+use kmonitor_source::sim::{SimConfig, SimKernel};
+
+use crate::support::{drain, exits, hub, hub_on, subscribe};
+
+const PROCESSES: usize = 1000;
+
+/// A subscription that comes just when the one before has ended gets nothing of the time
+/// in which nobody subscribed, though the kernel was still listened to.
+#[tokio::test(start_paused = true)]
+async fn the_next_subscription_gets_nothing_from_before_it() {
+    let (kernel, hub) = hub().await;
+    let (p, q) = (kernel.spawn().unwrap(), kernel.spawn().unwrap());
+    let mut tree = subscribe(&hub, Filter::tree(p)).await;
+    kernel.exit_group(p.leader(), 0).unwrap();
+    while tree.next().await.is_some() {}
+    kernel.exec(q.leader()).unwrap();
+    kernel.fork(q).unwrap();
+    let mut next = subscribe(&hub, Filter::host().events(EventMask::all())).await;
+    let before = drain(&mut next).await;
+    assert!(before.is_empty(), "{before:?}");
+}
+
+/// Nor a loss.
+#[tokio::test(start_paused = true)]
+async fn the_next_subscription_is_told_of_no_loss_from_before_it() {
+    let (kernel, hub) = hub().await;
+    let p = kernel.spawn().unwrap();
+    let watch = hub.watch(p).await.unwrap();
+    kernel.exit_group(p.leader(), 0).unwrap();
+    watch.await.unwrap();
+    kernel.lose(7);
+    let mut next = subscribe(&hub, Filter::host().events(EventMask::all())).await;
+    let before = drain(&mut next).await;
+    assert!(before.is_empty(), "{before:?}");
+}
+
+/// Threads whose birth is lost execute a program; the reports of the former leaders'
+/// ends come after those of the execs.
+fn exec_by_unheard_of_threads(kernel: &SimKernel, pids: &[kmonitor_event::Pid]) {
+    kernel.lose(1);
+    let threads: Vec<_> = pids
+        .iter()
+        .map(|pid| kernel.clone_thread(*pid).unwrap())
+        .collect();
+    for thread in threads {
+        kernel.hold_exits(true);
+        kernel.exec(thread).unwrap();
+        kernel.hold_exits(false);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exec_within_a_loss_ends_nobody_who_was_found_alone() {
+    let (kernel, hub) = hub_on(SimConfig::default().seed(1)).await;
+    let pids: Vec<_> = (0..PROCESSES).map(|_| kernel.spawn().unwrap()).collect();
+    let mut events = subscribe(&hub, Filter::pids(pids.clone())).await;
+    exec_by_unheard_of_threads(&kernel, &pids);
+    assert_eq!(exits(&drain(&mut events).await).len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exec_within_a_loss_ends_nobody_who_was_born_before_our_eyes() {
+    let (kernel, hub) = hub_on(SimConfig::default().seed(1)).await;
+    let root = kernel.spawn().unwrap();
+    let mut events = subscribe(&hub, Filter::tree(root)).await;
+    let pids: Vec<_> = (0..PROCESSES).map(|_| kernel.fork(root).unwrap()).collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    exec_by_unheard_of_threads(&kernel, &pids);
+    assert_eq!(exits(&drain(&mut events).await).len(), 0);
+}
