@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kmonitor_supervisor::spec::{Readiness, Restart, Stop, Strategy};
-use kmonitor_supervisor::{End, Service, Signal, StartTreeError, Supervisor, SupervisorBuilder};
+use kmonitor_supervisor::{Service, Signal, Supervisor, SupervisorBuilder};
 
 /// What a start may take.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -38,7 +38,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     });
     let up = async {
-        tree.ready().await?;
+        if tree.ready().await.is_err() {
+            return; // The report says why.
+        }
         for child in tree.handle().snapshot().children {
             println!(
                 "{} is {:?}, scope {:?}",
@@ -46,20 +48,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
             );
         }
         println!("http://{web} answers");
-        Ok::<_, StartTreeError>(())
     };
     // In this order: signals are heard from the first moment.
-    let (report, up) = tokio::join!(biased; tree.run_until_signal(), up);
+    let (report, ()) = tokio::join!(biased; tree.run_until_signal(), up);
     let report = report?;
-    if !matches!(report.end, End::Shutdown) {
-        up?;
-    }
-    if report.is_clean() {
-        println!("nothing is left");
-        Ok(())
-    } else {
-        Err(format!("something is left: {report:?}").into())
-    }
+    report.result()?;
+    println!("nothing is left");
+    Ok(())
 }
 
 fn site(dir: &Path, web: SocketAddr, db: SocketAddr) -> SupervisorBuilder {

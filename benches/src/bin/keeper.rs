@@ -40,10 +40,5 @@ async fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     let tree = all.begin().await?;
-    let report = tree.run_until_signal().await?;
-    if report.is_clean() {
-        Ok(())
-    } else {
-        Err(format!("something is left: {report:?}").into())
-    }
+    Ok(tree.run_until_signal().await?.result()?)
 }

@@ -32,5 +32,5 @@ pub use tree::{
 };
 pub use words::{
     BuildError, Cause, ChildReport, ChildState, ChildStatus, ControlError, End, Ending, Event,
-    EventKind, Gone, Report, Snapshot, StartFailure, StartTreeError, TaskEnd,
+    EventKind, Gone, Report, Snapshot, StartFailure, StartTreeError, TaskEnd, TreeFailed,
 };

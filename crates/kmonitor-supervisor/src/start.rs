@@ -58,8 +58,7 @@ impl SupervisorBuilder {
     ///     .child(Service::command("worker", "sleep").arg("1000"))
     ///     .begin()
     ///     .await?;
-    /// let report = tree.run_until_signal().await?;
-    /// println!("{report}");
+    /// tree.run_until_signal().await?.result()?;
     /// # Ok(()) }
     /// ```
     ///

@@ -140,7 +140,7 @@ impl SupervisorBuilder {
     /// Begins to start all children on a backend, as [`start_on`](Self::start_on) does,
     /// and does not wait for that: see [`Tree::ready`]. The tree can be asked, and be
     /// told to stop, from here on; so this is how a program begins that shall be ended
-    /// by a signal in good order at any time:
+    /// by a signal in good order while it starts, too:
     ///
     /// ```
     /// # use std::sync::Arc;

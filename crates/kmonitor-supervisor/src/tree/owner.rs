@@ -62,7 +62,8 @@ impl Tree {
         }
     }
 
-    /// Waits until every child has been ready at one time. At once, if that was before.
+    /// Waits until every child that is to be up has been ready at one time. At once, if that
+    /// was before.
     ///
     /// # Errors
     /// It ended before that: a child was not ready in time, did not start, or was

@@ -15,10 +15,14 @@ impl Tree {
     /// Runs until the tree ends. SIGTERM and SIGINT shut it down in order; a second one
     /// skips the grace. SIGHUP is caught, and does nothing.
     ///
-    /// Also while the tree starts, which then is rolled back: where a signal may come at
-    /// any time, [`begin`](crate::SupervisorBuilder::begin) rather than
+    /// Also while the tree starts, which then is rolled back: where a signal may come then,
+    /// [`begin`](crate::SupervisorBuilder::begin) rather than
     /// [`start`](crate::SupervisorBuilder::start) it, or what was started outlives a
-    /// program that is ended in the middle of that.
+    /// program that is ended in the middle of that. The handlers are there from when this
+    /// is first polled.
+    ///
+    /// That the tree ended otherwise than it should (did not start, gave up, left
+    /// something) is in the report, and no error here: see [`Report::result`].
     ///
     /// The handlers stay for as long as the program runs: once this has resolved, or was
     /// dropped, the three signals do nothing until it is called again. A program that

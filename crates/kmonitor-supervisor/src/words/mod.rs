@@ -9,5 +9,5 @@ mod status;
 pub use ending::{End, Ending, StartFailure, TaskEnd};
 pub use error::{BuildError, ControlError, Gone, StartTreeError};
 pub use event::{Cause, Event, EventKind};
-pub use report::{ChildReport, Report};
+pub use report::{ChildReport, Report, TreeFailed};
 pub use status::{ChildState, ChildStatus, Snapshot};

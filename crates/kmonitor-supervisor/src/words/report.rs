@@ -19,6 +19,11 @@ pub struct Report {
     pub took: Duration,
 }
 
+/// A tree ended otherwise than it should: see [`Report::result`].
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct TreeFailed(pub Report);
+
 /// How a child ended.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -41,6 +46,20 @@ impl Report {
     /// Whether nothing was left behind.
     pub fn is_clean(&self) -> bool {
         self.children.iter().all(|child| !child.stuck)
+    }
+
+    /// Whether it ended as it should: it was asked to, or ended with its significant
+    /// children, and nothing was left behind. What a program returns that is its tree.
+    ///
+    /// # Errors
+    /// It gave up, did not start, or left something; the error is this report in words.
+    pub fn result(&self) -> Result<(), TreeFailed> {
+        let is_as_it_should = matches!(self.end, End::Shutdown | End::AutoShutdown { .. });
+        if is_as_it_should && self.is_clean() {
+            Ok(())
+        } else {
+            Err(TreeFailed(self.clone()))
+        }
     }
 
     /// The child with this path.

@@ -68,6 +68,13 @@ async fn who_does_not_wait_for_the_start_is_told_of_it_all_the_same() {
     let error = tree.ready().await.unwrap_err();
     assert!(matches!(error.end(), Some(End::Shutdown)), "{error}");
     assert!(sim.alive().is_empty());
+    tree.wait().await.result().unwrap();
+
+    let failing = Sim::new().program("app/a", Program::new().fails_to_start("no such file"));
+    let tree = Supervisor::builder("app").child(service("a"));
+    let tree = tree.begin_on(Arc::new(failing)).unwrap();
+    let error = tree.wait().await.result().unwrap_err();
+    assert!(error.to_string().contains("no such file"), "{error}");
     assert!(Supervisor::builder("a b").begin_on(Arc::new(sim)).is_err());
 }
 
