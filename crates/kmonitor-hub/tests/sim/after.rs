@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kmonitor_event::EventMask;
+use kmonitor_event::{EventMask, Pid};
 use kmonitor_hub::Filter;
 use kmonitor_source::sim::{SimConfig, SimKernel};
 
@@ -42,12 +42,14 @@ async fn the_next_subscription_is_told_of_no_loss_from_before_it() {
 
 /// Threads whose birth is lost execute a program; the reports of the former leaders'
 /// ends come after those of the execs.
-fn exec_by_unheard_of_threads(kernel: &SimKernel, pids: &[kmonitor_event::Pid]) {
+async fn exec_by_unheard_of_threads(kernel: &SimKernel, pids: &[Pid]) {
     kernel.lose(1);
     let threads: Vec<_> = pids
         .iter()
         .map(|pid| kernel.clone_thread(*pid).unwrap())
         .collect();
+    // The loss is read before the execs, and not yet made good.
+    tokio::task::yield_now().await;
     for thread in threads {
         kernel.hold_exits(true);
         kernel.exec(thread).unwrap();
@@ -60,7 +62,7 @@ async fn an_exec_within_a_loss_ends_nobody_who_was_found_alone() {
     let (kernel, hub) = hub_on(SimConfig::default().seed(1)).await;
     let pids: Vec<_> = (0..PROCESSES).map(|_| kernel.spawn().unwrap()).collect();
     let mut events = subscribe(&hub, Filter::pids(pids.clone())).await;
-    exec_by_unheard_of_threads(&kernel, &pids);
+    exec_by_unheard_of_threads(&kernel, &pids).await;
     assert_eq!(exits(&drain(&mut events).await).len(), 0);
 }
 
@@ -71,6 +73,6 @@ async fn an_exec_within_a_loss_ends_nobody_who_was_born_before_our_eyes() {
     let mut events = subscribe(&hub, Filter::tree(root)).await;
     let pids: Vec<_> = (0..PROCESSES).map(|_| kernel.fork(root).unwrap()).collect();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    exec_by_unheard_of_threads(&kernel, &pids);
+    exec_by_unheard_of_threads(&kernel, &pids).await;
     assert_eq!(exits(&drain(&mut events).await).len(), 0);
 }
