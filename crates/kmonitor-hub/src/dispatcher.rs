@@ -426,7 +426,8 @@ impl Dispatcher {
             watches: self.router.watch_count(),
             tracked: self.tracker.len(),
             held: self.tracker.holds(),
-            listening: !self.interest.is_empty(),
+            // Also until the kernel knows that nothing is wanted any more.
+            listening: !self.interest.is_empty() || self.interest_changed,
             source: self.source.stats(),
         }
     }
