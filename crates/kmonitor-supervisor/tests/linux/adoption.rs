@@ -15,12 +15,12 @@ struct Stranger {
 }
 
 impl Stranger {
-    /// Runs this as a shell's script.
-    fn new(script: &str) -> Self {
+    /// Runs this as a shell's script, and is known once it has done `first`.
+    fn new(first: &str, script: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
         let script = format!(
-            "echo $$ > {0}.new; mv {0}.new {0}; {script}",
+            "{first}; echo $$ > {0}.new; mv {0}.new {0}; {script}",
             file.display()
         );
         // In the background of a shell that ends at once.
@@ -57,7 +57,7 @@ impl Stranger {
 /// Its own status, though it is no child of ours; and the next is one.
 async fn is_followed_to_its_end(backend: &LinuxBackend) {
     // Before we are a subreaper: who comes to us when its parent ends is no stranger.
-    let new = || Stranger::new("trap 'exit 7' USR1; while :; do sleep 0.01; done");
+    let new = || Stranger::new("trap 'exit 7' USR1", "while :; do sleep 0.01; done");
     for (by, stranger) in [("pid", new()), ("file", new()), ("inode", new())] {
         let whom = match by {
             "pid" => Adopt::Pid(stranger.pid),
@@ -114,11 +114,14 @@ async fn its_tree_is_stopped() {
     }
     for backend in [with_connector().await, plain().await] {
         let token = token();
-        let stranger = Stranger::new(&format!(
-            "sh -c 'while :; do sleep 1000; done; : {token}' & \
+        let stranger = Stranger::new(
+            ":",
+            &format!(
+                "sh -c 'while :; do sleep 1000; done; : {token}' & \
              trap \"sh -c 'while :; do sleep 1000; done; : {token}' &\" USR1; \
              while :; do sleep 0.01; done"
-        ));
+            ),
+        );
         eventually(|| living_with(&token).len() >= 2).await;
         let spec = ProcessSpec::adopt(Adopt::Pid(stranger.pid));
         let mut child = start(&backend, "c", spec, KillScope::Tree);
@@ -160,7 +163,7 @@ async fn an_adopted_child_of_the_application_stays_its_own() {
 #[ignore = "needs Linux 6.15, or root"]
 async fn an_adopted_process_is_recovered() {
     let dir = tempfile::tempdir().unwrap();
-    let stranger = Stranger::new("trap 'exit 7' USR1; while :; do sleep 0.01; done");
+    let stranger = Stranger::new("trap 'exit 7' USR1", "while :; do sleep 0.01; done");
     let spec = ProcessSpec::adopt(Adopt::PidFile(stranger.file()));
     let (state, former) = (dir.path().to_owned(), spec.clone());
     formerly(move || async move {
