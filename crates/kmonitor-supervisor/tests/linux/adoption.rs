@@ -115,11 +115,10 @@ async fn its_tree_is_stopped() {
     for backend in [with_connector().await, plain().await] {
         let token = token();
         let stranger = Stranger::new(
-            ":",
+            &format!("trap \"sh -c 'while :; do sleep 1000; done; : {token}' &\" USR1"),
             &format!(
                 "sh -c 'while :; do sleep 1000; done; : {token}' & \
-             trap \"sh -c 'while :; do sleep 1000; done; : {token}' &\" USR1; \
-             while :; do sleep 0.01; done"
+                 while :; do sleep 0.01; done"
             ),
         );
         eventually(|| living_with(&token).len() >= 2).await;
