@@ -27,19 +27,26 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         None => daemon = daemon.restart(Restart::Never),
     }
-    let tree = Supervisor::builder("adopted").child(daemon).start().await?;
+    let tree = Supervisor::builder("adopted").child(daemon).begin().await?;
     let handle = tree.handle();
-    let (snapshot, mut events) = handle.subscribe();
-    for child in snapshot.children {
-        if let (Some(process), Some(origin)) = (child.process, child.origin) {
-            println!("{}: {} {origin:?}", child.path, process.pid);
-        }
-    }
+    let (_, mut events) = handle.subscribe();
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
             println!("{event}");
         }
     });
-    tree.run_until_signal().await?;
-    Ok(())
+    let up = async {
+        if tree.ready().await.is_err() {
+            return; // The report says why.
+        }
+        for child in handle.snapshot().children {
+            if let (Some(process), Some(origin)) = (child.process, child.origin) {
+                println!("{}: {} {origin:?}", child.path, process.pid);
+            }
+        }
+    };
+    // In this order: signals are heard from the first moment, so that what was started in
+    // the daemon's place does not outlive us.
+    let (report, ()) = tokio::join!(biased; tree.run_until_signal(), up);
+    Ok(report?.result()?)
 }

@@ -59,7 +59,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tokio::select! {
         // First, so that signals are heard before anything is said.
         biased;
-        report = tree.run_until_signal() => drop(report?),
+        // That the node gave up, or left something, is how the agent ends.
+        report = tree.run_until_signal() => report?.result()?,
         () = follow(&desired, text, &handle) => {}
     }
     Ok(())

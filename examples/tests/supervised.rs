@@ -181,7 +181,33 @@ fn a_daemon_is_adopted_and_then_replaced() {
     daemon.wait().unwrap();
     adopting.line_with("exited with status 7");
     until("it was started again", || mark.exists());
-    end(adopting, Signal::TERM);
+    assert!(end(adopting, Signal::TERM).0.success());
+}
+
+#[test]
+#[ignore = "needs root, or Linux 6.15"]
+fn that_a_daemon_cannot_be_replaced_is_no_success() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pid");
+    let mut daemon = Command::new("sleep").arg("1000").spawn().unwrap();
+    fs::write(&file, format!("{}\n", daemon.id())).unwrap();
+    let program = env!("CARGO_BIN_EXE_adopt_pid_file");
+    let adopting = start(program, &[text(&file), "false"]);
+    adopting.line_with("Adopted");
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    let (status, lines) = adopting.end();
+    assert_eq!(status.code(), Some(1), "{lines:?}");
+}
+
+#[test]
+fn that_a_node_gave_up_is_no_success() {
+    let dir = tempfile::tempdir().unwrap();
+    let (desired, state) = (dir.path().join("desired"), dir.path().join("state"));
+    fs::write(&desired, "one false\n").unwrap();
+    let program = env!("CARGO_BIN_EXE_node_agent");
+    let (status, lines) = start(program, &[text(&desired), text(&state)]).end();
+    assert_eq!(status.code(), Some(1), "{lines:?}");
 }
 
 #[test]

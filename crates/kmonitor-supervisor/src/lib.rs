@@ -10,6 +10,7 @@
 pub mod backend;
 pub mod spec;
 
+mod ask;
 mod core;
 mod output;
 mod signal;

@@ -102,3 +102,34 @@ impl Future for Requested {
         answer.map(|answer| answer.unwrap_or(Err(ControlError::Ended)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::sim::Sim;
+    use crate::{Service, Supervisor};
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::time::timeout;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_while_the_supervisor_goes_is_told_that_it_has_ended() {
+        let tree = Supervisor::builder("app").child(Service::command("a", "a"));
+        let tree = tree.start_on(Arc::new(Sim::new())).await.unwrap();
+        let handle = tree.handle();
+        let place = handle.commands.reserve().await.unwrap();
+        handle.shutdown();
+        handle.commands.closed().await;
+        let (reply, answer) = oneshot::channel();
+        place.send(Command {
+            path: vec!["a".to_owned()],
+            meant: None,
+            verb: Verb::Start,
+            reply,
+        });
+        let asked = timeout(Duration::from_secs(1), Requested { answer }).await;
+        let refused = asked.expect("nobody will answer").unwrap_err();
+        assert!(matches!(refused, ControlError::Ended), "{refused:?}");
+        assert!(tree.wait().await.is_clean());
+    }
+}

@@ -126,10 +126,20 @@ impl Driver {
                 Happening::Asked => self.asked(),
                 Happening::Commanded(command) => self.command(command),
                 Happening::Deadline => self.step(Input::Tick),
-                Happening::Forlorn => return,
+                Happening::Forlorn => break,
             }
         }
+        self.refuse_commands().await;
         self.outlet.empty();
+    }
+
+    /// A command that is sent while the receiver goes would stay in the channel, unanswered,
+    /// as long as there is a handle.
+    async fn refuse_commands(&mut self) {
+        self.commands.close();
+        while let Some(command) = self.commands.recv().await {
+            answer(command.reply, Err(ControlError::Ended));
+        }
     }
 
     /// It has ended; and, for the one above, nothing is stuck.

@@ -63,55 +63,116 @@ async fn a_group_outlives_a_leader_that_somebody_else_reaps() {
     );
 }
 
-/// Who adopts its leader into a scope that is killed must not be in it.
+/// Who adopts its leader into a scope that is killed must not be in it. A process is in
+/// one group only, so this runs again, in a group that a sibling leads.
 #[tokio::test]
 async fn a_group_that_we_are_in_is_not_adopted() {
-    let backend = plain().await;
-    let own = rustix::process::getpgrp().as_raw_nonzero().get();
-    let mut first = member(6, own);
-    let spec = ProcessSpec::adopt(Adopt::Pid(Pid::try_from(first.id()).unwrap()));
-    let mut child = start(&backend, "c", spec, KillScope::Group);
-    let error = child.failed().await.to_string();
-    assert!(error.contains("group"), "{error}");
-    drop(first.stdin.take());
-    first.wait().unwrap();
+    const SIBLING: &str = "KMONITOR_TEST_SIBLING";
+    if let Ok(sibling) = std::env::var(SIBLING) {
+        let adopt = Adopt::Pid(sibling.parse().unwrap());
+        let spec = ProcessSpec::adopt(adopt);
+        let mut child = start(&plain().await, "c", spec, KillScope::Group);
+        let error = child.failed().await.to_string();
+        assert!(error.contains("is in the group"), "{error}");
+        return println!("refused");
+    }
+    let mut sibling = member(6, 0);
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "groups::a_group_that_we_are_in_is_not_adopted"])
+        .arg("--nocapture")
+        .env(SIBLING, sibling.id().to_string())
+        .process_group(i32::try_from(sibling.id()).unwrap())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("refused"), "{text}{errors}");
+    assert!(output.status.success(), "{text}{errors}");
+    drop(sibling.stdin.take());
+    assert_eq!(sibling.wait().unwrap().code(), Some(6));
+}
+
+/// One that was adopted with its group, and went to another group then.
+struct Deserter {
+    process: Child,
+    /// Leads the group that it went to.
+    other: Child,
+    supervised: crate::world::Child,
+}
+
+impl Deserter {
+    /// `stays`: makes a member of the group that it leaves, by the group's number.
+    async fn new(stays: impl FnOnce(i32) -> Option<Child>) -> (Self, Option<Child>) {
+        let backend = plain().await;
+        let other = member(0, 0);
+        let program = format!(
+            "import os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: os._exit(5))
+sys.stdin.readline()
+os.setpgid(0, {})
+signal.alarm(300)
+print('left', flush=True)
+signal.pause()",
+            other.id()
+        );
+        let mut process = Command::new("python3")
+            .args(["-c", &program])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let pid = Pid::try_from(process.id()).unwrap();
+        let stays = stays(pid.as_raw());
+        let spec = ProcessSpec::adopt(Adopt::Pid(pid));
+        let mut supervised = start(&backend, "c", spec, KillScope::Group);
+        supervised.started().await;
+        supervised.ready().await;
+        drop(process.stdin.take());
+        let mut said = String::new();
+        let mut output = std::io::BufReader::new(process.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut output, &mut said).unwrap();
+        let deserter = Self {
+            process,
+            other,
+            supervised,
+        };
+        (deserter, stays)
+    }
+
+    async fn is_told_to_end(&mut self) {
+        self.supervised.signal(kmonitor_supervisor::Signal::TERM);
+        assert_eq!(self.supervised.exited().await.code(), Some(5));
+        self.process.wait().unwrap();
+    }
+
+    async fn leaves_nothing(mut self) {
+        self.supervised.empty().await;
+        // Whose group it went to was not told.
+        drop(self.other.stdin.take());
+        assert_eq!(self.other.wait().unwrap().code(), Some(0));
+    }
 }
 
 /// It is stopped as one that leads a group.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_left_its_group_is_told_all_the_same() {
-    let backend = plain().await;
-    let mut other = member(0, 0);
-    let program = format!(
-        "import os, signal, sys
-signal.signal(signal.SIGTERM, lambda *_: os._exit(5))
-sys.stdin.readline()
-os.setpgid(0, {})
-print('left', flush=True)
-signal.pause()",
-        other.id()
+    let (mut leader, _) = Deserter::new(|_| None).await;
+    leader.is_told_to_end().await;
+    leader.leaves_nothing().await;
+}
+
+/// So are those that stayed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_left_others_in_its_group_is_told_with_them() {
+    let (mut leader, stayed) = Deserter::new(|group| Some(member(0, group))).await;
+    leader.is_told_to_end().await;
+    let status = stayed.unwrap().wait().unwrap();
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&status),
+        Some(15)
     );
-    let mut leader = Command::new("python3")
-        .args(["-c", &program])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .unwrap();
-    let spec = ProcessSpec::adopt(Adopt::Pid(Pid::try_from(leader.id()).unwrap()));
-    let mut child = start(&backend, "c", spec, KillScope::Group);
-    child.started().await;
-    child.ready().await;
-    drop(leader.stdin.take());
-    let mut said = String::new();
-    let mut output = std::io::BufReader::new(leader.stdout.take().unwrap());
-    std::io::BufRead::read_line(&mut output, &mut said).unwrap();
-    child.signal(kmonitor_supervisor::Signal::TERM);
-    assert_eq!(child.exited().await.code(), Some(5));
-    leader.wait().unwrap();
-    child.empty().await;
-    drop(other.stdin.take());
-    other.wait().unwrap();
+    leader.leaves_nothing().await;
 }
 
 /// Members that fork and end faster than one can look are members.
@@ -119,18 +180,21 @@ signal.pause()",
 async fn a_group_is_not_empty_while_its_members_hop() {
     let dir = tempfile::tempdir().unwrap();
     let (hops, end) = (dir.path().join("hops"), dir.path().join("end"));
-    // Each hop is a new process, whose parent ends.
+    // Each hop is a new process, whose parent ends. They end with the directory, too,
+    // if this test fails, and after a while if it is killed and leaves that behind.
     let program = format!(
         "import os, time
-hops = os.open('{}', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+hops = os.open('{0}/hops', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+last = time.monotonic() + 300
+def go_on():
+    return time.monotonic() < last and os.path.exists('{0}/hops') and not os.path.exists('{0}/end')
 if os.fork() == 0:
-    while not os.path.exists('{}'):
+    while go_on():
         os.write(hops, b'x')
         if os.fork():
             os._exit(0)
 os._exit(3)",
-        hops.display(),
-        end.display()
+        dir.path().display()
     );
     let backend = plain().await;
     let spec = python(&program);

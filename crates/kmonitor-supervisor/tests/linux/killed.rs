@@ -63,6 +63,8 @@ async fn the_supervisor() {
 
 struct Former {
     program: Command,
+    /// In its command line, and in no other's.
+    token: String,
     dir: tempfile::TempDir,
     scope: &'static str,
 }
@@ -73,11 +75,14 @@ impl Former {
         let exe = std::env::current_exe().unwrap();
         let mut words: Vec<std::ffi::OsString> = tracer.iter().map(Into::into).collect();
         words.push(exe.into());
+        let token = token();
         let args = [
             "--exact",
             "killed::the_supervisor",
             "--ignored",
             "--nocapture",
+            "--skip",
+            &token,
         ];
         words.extend(args.iter().map(Into::into));
         let mut program = Command::new(&words[0]);
@@ -90,6 +95,7 @@ impl Former {
             .stderr(Stdio::null());
         Self {
             program,
+            token,
             dir,
             scope,
         }
@@ -238,12 +244,12 @@ async fn at_every_system_call() {
             {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            for pid in living_with("killed::the_supervisor") {
+            for pid in living_with(&former.token) {
                 let pid = rustix::process::Pid::from_raw(pid).unwrap();
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
             kill(&mut program);
-            eventually(|| living_with("killed::the_supervisor").is_empty()).await;
+            eventually(|| living_with(&former.token).is_empty()).await;
             let what = format!("{call} {when}");
             let recovered = former.is_followed_without_harm(&what).await;
             adopted.push((call, *when, recovered));

@@ -5,16 +5,20 @@
 )]
 
 mod adoption;
+mod below;
 mod beside;
 mod daemons;
 mod errors;
 mod groups;
 mod handles;
 mod killed;
+mod looks;
 mod many;
 mod output;
 mod readiness;
+mod reaping;
 mod recovery;
 mod scopes;
+mod surroundings;
 mod taken_over;
 mod world;

@@ -157,15 +157,15 @@ fn switches() -> BTreeMap<i32, u64> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
     let pids = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
     pids.filter(|pid| *pid != own)
-        .map(|pid| {
-            // Voluntary ones and others.
-            let status = fs::read_to_string(format!("/proc/self/task/{pid}/status")).unwrap();
+        .filter_map(|pid| {
+            // Voluntary ones and others. None of a thread that has ended meanwhile.
+            let status = fs::read_to_string(format!("/proc/self/task/{pid}/status")).ok()?;
             let lines = status
                 .lines()
                 .filter(|line| line.contains("voluntary_ctxt_switches"));
             let counts = lines.map(|line| line.split_whitespace().nth(1).unwrap());
             let sum = counts.map(|count| count.parse::<u64>().unwrap()).sum();
-            (pid, sum)
+            Some((pid, sum))
         })
         .collect()
 }

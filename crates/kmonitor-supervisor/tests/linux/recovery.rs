@@ -4,8 +4,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use kmonitor_event::Pid;
+use kmonitor_pidfd::Pidfd;
 use kmonitor_supervisor::Signal;
 use kmonitor_supervisor::backend::Origin;
+use kmonitor_supervisor::backend::linux::LinuxBackend;
 use kmonitor_supervisor::spec::{KillScope, ProcessSpec, Readiness, Stop};
 
 use crate::world::*;
@@ -151,7 +154,7 @@ async fn what_a_dead_one_left_is_cleared_before_a_new_one_is_started() {
         let spec = shell(&script);
         let pid = a_former_run(dir.path(), &spec, scope, Some("up"));
         eventually(|| living_with(&token).len() == 2).await;
-        let held = kmonitor_pidfd::Pidfd::open(kmonitor_event::Pid::new(pid).unwrap()).unwrap();
+        let held = Pidfd::open(Pid::new(pid).unwrap()).unwrap();
         held.send_signal(9).unwrap();
         eventually(|| !alive(pid)).await;
         reap(pid);
@@ -218,4 +221,82 @@ async fn a_pid_that_is_another_processs_is_not_taken_for_it() {
     // The one whose record was spoilt was found by its mark.
     assert!(!alive(pid));
     reap(pid);
+}
+
+/// A directory has many names, and the next run may come by another.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a writable cgroup v2"]
+async fn what_lives_is_found_where_its_cgroup_has_another_name() {
+    let real = cgroup2().join(format!("named{}", std::process::id()));
+    std::fs::create_dir(&real).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("cgroups");
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let dotted = real.join("..").join(real.file_name().unwrap());
+    for (number, (first, then)) in [(&real, &link), (&link, &dotted), (&dotted, &real)]
+        .into_iter()
+        .enumerate()
+    {
+        let state = dir.path().join(format!("state{number}"));
+        let by = |name: &Path| {
+            let backend = LinuxBackend::builder().state_dir(&state).cgroup(name);
+            backend.build()
+        };
+        let former = by(first);
+        let pid = formerly(move || async move {
+            let backend = former.await.unwrap();
+            let mut child = start(&backend, "c", shell("exec sleep 300"), KillScope::Cgroup);
+            child.started().await.process.pid.as_raw()
+        });
+        let backend = by(then).await.unwrap();
+        let mut child = start(&backend, "c", shell("exec sleep 300"), KillScope::Cgroup);
+        let started = child.started().await;
+        assert_eq!(started.origin, Origin::Recovered, "{then:?}");
+        assert_eq!(started.process.pid.as_raw(), pid);
+        child.ready().await;
+        assert!(alive(pid));
+        child.running.kill();
+        child.exited().await;
+        child.empty().await;
+    }
+    // Ours in it goes with the last backend's last task.
+    eventually(|| std::fs::remove_dir(&real).is_ok()).await;
+}
+
+/// The number of a session says nothing once its leader was reaped; who was seen in it
+/// before is in it still.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_in_the_session_of_a_recovered_child_is_a_member() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let script = format!(
+        "cd {}; env -i sleep 300 & echo $! >one; env -i sleep 300 & echo $! >other
+echo up; while [ ! -e end ]; do sleep 0.01; done; exit 0",
+        dir.path().display()
+    );
+    let pid = a_former_run(&file("state"), &shell(&script), KillScope::Tree, Some("up"));
+    let number = |name| -> i32 {
+        let text = std::fs::read_to_string(file(name)).unwrap();
+        text.trim().parse().unwrap()
+    };
+    let (one, other) = (number("one"), number("other"));
+    let backend = with_state(&file("state")).await;
+    let mut child = start(&backend, "c", shell("exit 9"), KillScope::Tree);
+    assert_eq!(child.started().await.origin, Origin::Recovered);
+    child.ready().await;
+    std::fs::write(file("end"), "").unwrap();
+    child.exited().await;
+    child.has(|survivors| survivors.len() == 2).await;
+    reap(pid);
+    let end = |pid| {
+        let held = Pidfd::open(Pid::new(pid).unwrap()).unwrap();
+        held.send_signal(9).unwrap();
+    };
+    end(one);
+    assert!(
+        child.is_quiet(Duration::from_secs(1)).await,
+        "{other} lives"
+    );
+    end(other);
+    child.empty().await;
 }

@@ -23,6 +23,9 @@ use tokio::sync::mpsc;
 /// a busy machine, so that only what hangs fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Longer than a test takes that runs by itself, in seconds.
+const ALONE_MAX: &str = "600";
+
 pub(crate) struct Child {
     pub(crate) running: Box<dyn Running>,
     pub(crate) output: Arc<OutputRing>,
@@ -242,6 +245,14 @@ pub(crate) fn pids() -> Vec<i32> {
         .collect()
 }
 
+/// Where cgroups v2 are mounted.
+pub(crate) fn cgroup2() -> std::path::PathBuf {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mut lines = mounts.lines();
+    let line = lines.find(|line| line.contains(" - cgroup2 ")).unwrap();
+    line.split(' ').nth(4).unwrap().into()
+}
+
 /// Our children that are zombies.
 pub(crate) fn zombies() -> Vec<i32> {
     let mut found = Vec::new();
@@ -295,7 +306,10 @@ pub(crate) fn alone(test: &str) -> bool {
         println!("alone: {test}");
         return true;
     }
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
+    // Not by a thread in there: it would be among what is counted.
+    let output = std::process::Command::new("timeout")
+        .args(["--verbose", ALONE_MAX])
+        .arg(std::env::current_exe().unwrap())
         .args([
             "--exact",
             test,

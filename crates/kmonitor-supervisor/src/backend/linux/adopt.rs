@@ -12,7 +12,7 @@ use kmonitor_pidfd::{Pidfd, Readiness};
 use rustix::fs::OFlags;
 
 use super::identity::{Identity, is_gone};
-use super::procfs;
+use super::{ourselves, procfs};
 use crate::spec::{Adopt, ChildPath};
 
 /// A pid, blanks, an end of the line; some daemons add a line or two.
@@ -91,10 +91,8 @@ impl Meant {
 
 fn adoptable(pidfd: Pidfd) -> Result<Arc<Pidfd>, String> {
     let pid = pidfd.pid();
-    if procfs::own_ancestry().contains(&pid.as_raw()) {
-        return Err(format!(
-            "process {pid} is this program, or one it descends from"
-        ));
+    if let Some(why) = ourselves::descended_from(pid) {
+        return Err(why);
     }
     match pidfd.readiness() {
         Ok(Readiness::Alive) => Ok(Arc::new(pidfd)),

@@ -8,6 +8,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 
 use super::lines::Lines;
+use crate::ask::ask;
 use crate::output::{OutputRing, Stream};
 use crate::spec::ChildPath;
 
@@ -86,15 +87,8 @@ impl Capture {
     }
 
     async fn ask(&self, last: bool) {
-        let (done, answer) = oneshot::channel();
-        // Closed: all ends are, and everything was read.
-        if self.asks.send(Ask { last, done }).await.is_ok() {
-            tokio::select! {
-                _ = answer => {}
-                // What is sent while the other side goes away can stay in the channel.
-                () = self.asks.closed() => {}
-            }
-        }
+        // If it has ended all ends are closed, and everything was read.
+        let _ = ask(&self.asks, |done| Ask { last, done }).await;
     }
 }
 

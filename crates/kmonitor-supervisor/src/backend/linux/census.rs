@@ -10,57 +10,27 @@
 //! forked, and that came to us because we are a subreaper. Those are reaped here, one
 //! by one, by pidfd. What this program forked itself is its own business.
 
-use std::collections::{HashMap, HashSet};
+mod lineage;
+
+use std::collections::HashSet;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kmonitor_event::{Event, EventKind, EventMask, Pid, ProcessKey, ProcessRef};
+use kmonitor_event::{Event, EventKind, EventMask, Pid, ProcessRef};
 use kmonitor_hub::{Filter, Hub, SubscribeError, Subscription};
-use kmonitor_pidfd::{Pidfd, Readiness};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
-use std::os::fd::AsFd;
+use kmonitor_pidfd::Readiness;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use self::lineage::Known;
+pub(super) use self::lineage::Line;
 use super::identity::open_seen;
+use super::marks::Marks;
 use super::procfs::{self, Stat, Table};
-use super::scope::{Look, Marks};
+use crate::ask::ask;
 
 /// Events may queue while this program is busy. Beyond it they are counted as lost,
 /// and scans of `/proc` take over.
 const QUEUE_EVENTS: usize = 1 << 16;
-
-/// A line of forks, by its beginning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Line(u64);
-
-/// A process that was told to have been forked, or was found when we began.
-#[derive(Debug, Clone, Copy)]
-struct Node {
-    /// `None`: found in `/proc`, where the hub's key for it is not known.
-    key: Option<ProcessKey>,
-    line: Line,
-    /// This program forked it, or it was named to be followed.
-    first: bool,
-    /// It started no later than this tick. Whoever has its pid and started later is
-    /// another.
-    born_by: u64,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    /// Mostly one each: a pid's next owner can be told before the end of the former.
-    nodes: HashMap<i32, Vec<Node>>,
-    living: HashMap<Line, usize>,
-    lines: u64,
-    /// Ended, not ours to reap yet, by the parent whose end can make them so.
-    unreaped: HashMap<i32, Vec<(i32, u64)>>,
-    /// How many leaders are being started, and where the lines of children of ours
-    /// that have ended meanwhile began: one of them may be such a leader.
-    expected: usize,
-    ended: HashMap<i32, (u64, Line)>,
-    /// Something was lost: a scan must confirm what is said here.
-    incomplete: bool,
-    closed: bool,
-}
 
 /// The knowledge, kept up to date by a task. When all its users are gone the task
 /// goes on until the orphans that have come to us are reaped.
@@ -90,7 +60,11 @@ impl std::fmt::Debug for Ask {
 
 impl Census {
     /// Begins to follow all that descends from this program.
-    pub(super) async fn open(hub: &Hub) -> Result<Arc<Self>, SubscribeError> {
+    ///
+    /// The other returned is told if events end before the census does.
+    pub(super) async fn open(
+        hub: &Hub,
+    ) -> Result<(Arc<Self>, oneshot::Receiver<()>), SubscribeError> {
         let me = Pid::current();
         let queue = std::num::NonZeroUsize::new(QUEUE_EVENTS);
         let filter = Filter::descendants(me)
@@ -100,10 +74,16 @@ impl Census {
         let events = hub.subscribe(filter).await?;
         let (asks, asked) = mpsc::channel(64);
         let board = Arc::new(Board::default());
-        let table = read_table().await;
-        board.known().seed_ourselves(&table);
-        tokio::spawn(run(Arc::clone(&board), events, asked));
-        Ok(Arc::new(Self { board, asks }))
+        match read_table().await {
+            Ok(table) => board.known().seed_ourselves(&table),
+            Err(error) => {
+                tracing::warn!(%error, "trees are scanned for");
+                board.known().incomplete = true;
+            }
+        }
+        let (tell_end, end) = oneshot::channel();
+        tokio::spawn(run(Arc::clone(&board), events, asked, tell_end));
+        Ok((Arc::new(Self { board, asks }), end))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -112,22 +92,20 @@ impl Census {
 
     /// To be had before a child is forked whose line will be asked for.
     pub(super) fn expect_child(self: &Arc<Self>) -> Expected {
-        self.known().expected += 1;
+        self.known().expect();
         Expected(Arc::clone(self))
     }
 
     /// The line that begins with any process, and those that descend from it now or
     /// are marked as such: they may have lost their parents before we began.
     pub(super) async fn line_of(&self, process: ProcessRef, marks: &Arc<Marks>) -> Option<Line> {
-        let (reply, answer) = oneshot::channel();
         let marks = Arc::clone(marks);
-        let ask = Ask {
+        let question = |reply| Ask {
             process,
             marks,
             reply,
         };
-        self.asks.send(ask).await.ok()?;
-        answer.await.ok()?
+        ask(&self.asks, question).await?
     }
 
     /// Waits until a line has no living member. Whether that is certain.
@@ -142,20 +120,14 @@ impl Census {
     }
 
     /// The living of a line, as far as told.
-    pub(super) fn members(&self, line: Line) -> Vec<Stat> {
-        let candidates: Vec<(i32, u64)> = {
-            let known = self.known();
-            let all = known.nodes.iter();
-            all.flat_map(|(pid, nodes)| nodes.iter().map(move |node| (*pid, node)))
-                .filter(|(_, node)| node.line == line)
-                .map(|(pid, node)| (pid, node.born_by))
-                .collect()
-        };
-        let stats = candidates.into_iter().filter_map(|(pid, born_by)| {
-            let stat = procfs::stat(pid)?;
-            (stat.start <= born_by && !stat.is_dead()).then_some(stat)
-        });
-        stats.collect()
+    pub(super) fn members(&self, line: Line) -> io::Result<Vec<Stat>> {
+        let candidates = self.known().of_line(line);
+        let mut members = Vec::new();
+        for (pid, born_by) in candidates {
+            let seen = procfs::look_at(pid)?;
+            members.extend(seen.filter(|stat| stat.start <= born_by && !stat.is_dead()));
+        }
+        Ok(members)
     }
 
     /// Whether scans must confirm what is said here.
@@ -193,15 +165,8 @@ impl Expected {
         let pid = pid.as_raw();
         self.0
             .wait(|known| {
-                let nodes = known.nodes.get(&pid).into_iter().flatten();
-                let living = nodes.rev().find(|node| node.first && node.born_by >= start);
-                let ended = known.ended.get(&pid).filter(|ended| ended.0 >= start);
-                let line = living.map(|node| node.line).or(ended.map(|ended| ended.1));
-                match line {
-                    Some(line) => Some(Some(line)),
-                    None if known.closed || known.incomplete => Some(None),
-                    None => None,
-                }
+                let line = known.line_of_child(pid, start);
+                (line.is_some() || known.closed || known.incomplete).then_some(line)
             })
             .await
     }
@@ -209,15 +174,16 @@ impl Expected {
 
 impl Drop for Expected {
     fn drop(&mut self) {
-        let mut known = self.0.known();
-        known.expected = known.expected.saturating_sub(1);
-        if known.expected == 0 {
-            known.ended = HashMap::new();
-        }
+        self.0.known().unexpect();
     }
 }
 
-async fn run(board: Arc<Board>, mut events: Subscription, mut asked: mpsc::Receiver<Ask>) {
+async fn run(
+    board: Arc<Board>,
+    mut events: Subscription,
+    mut asked: mpsc::Receiver<Ask>,
+    tell_end: oneshot::Sender<()>,
+) {
     let mut used = true;
     while used || board.known().has_orphans() {
         tokio::select! {
@@ -226,6 +192,8 @@ async fn run(board: Arc<Board>, mut events: Subscription, mut asked: mpsc::Recei
                     tracing::warn!("process events have ended; trees are scanned for from now on");
                     board.known().closed = true;
                     board.changed.notify_waiters();
+                    // Nobody may care.
+                    let _ = tell_end.send(());
                     return;
                 };
                 board.take(&event);
@@ -256,19 +224,17 @@ async fn follow(
     }
     let mut followed = HashSet::from([root.pid.as_raw()]);
     loop {
-        let table = read_table().await;
         let of = Arc::clone(marks);
         // Reads environments, so not here.
         let judged = tokio::task::spawn_blocking(move || {
-            let look = Look::begin();
-            let all = table.iter().copied();
-            let marked: Vec<Stat> = all.filter(|it| of.is_root(it, &look)).collect();
-            (table, marked)
+            let table = Table::read()?;
+            let verdict = of.roots(&table)?;
+            io::Result::Ok((table, verdict))
         });
-        // It can only panic; then there is the root at least.
         let (table, marked) = match judged.await {
-            Ok(judged) => judged,
-            Err(_) => (read_table().await, Vec::new()),
+            Ok(Ok((table, verdict))) if verdict.undecided.is_empty() => (table, verdict.roots),
+            // Who belongs to it is not known.
+            _ => return None,
         };
         let known: HashSet<i32> = table
             .descending_from(|stat| followed.contains(&stat.pid))
@@ -280,10 +246,11 @@ async fn follow(
             .filter(|stat| !stat.is_dead() && !known.contains(&stat.pid));
         let mut news = false;
         for stat in strays {
-            let Some(stray) = open_seen(stat) else {
-                // It has ended, or there is no descriptor left.
-                let lives = procfs::stat(stat.pid).is_some_and(|now| now.start == stat.start);
-                if lives { return None } else { continue }
+            let stray = match open_seen(stat) {
+                Ok(Some(stray)) => stray,
+                Ok(None) => continue,
+                // For want of a descriptor, mostly.
+                Err(_) => return None,
             };
             let (pid, inode) = (stray.pid(), stray.inode());
             if let Err(error) = events.add_tree(ProcessRef { pid, inode }).await {
@@ -302,9 +269,8 @@ async fn follow(
 }
 
 /// Reads the whole process table, where that may block.
-async fn read_table() -> Table {
-    let read = tokio::task::spawn_blocking(Table::read).await;
-    read.unwrap_or_else(|_| Table::read())
+async fn read_table() -> io::Result<Table> {
+    tokio::task::spawn_blocking(Table::read).await?
 }
 
 impl Board {
@@ -333,187 +299,4 @@ impl Board {
         drop(known);
         self.changed.notify_waiters();
     }
-}
-
-impl Known {
-    fn new_line(&mut self) -> Line {
-        self.lines += 1;
-        Line(self.lines)
-    }
-
-    /// Whether a child of ours, alive or a zombie, is one that somebody else forked.
-    fn has_orphans(&self) -> bool {
-        let is_orphan = |pid: &i32| {
-            let nodes = self.nodes.get(pid).into_iter().flatten();
-            let mut unreaped = self.unreaped.values().flatten();
-            nodes.into_iter().any(|node| !node.first) || unreaped.any(|(dead, _)| dead == pid)
-        };
-        procfs::own_children().iter().any(is_orphan)
-    }
-
-    fn add(&mut self, pid: i32, node: Node) {
-        self.nodes.entry(pid).or_default().push(node);
-        *self.living.entry(node.line).or_default() += 1;
-    }
-
-    fn is_empty(&self, line: Line) -> bool {
-        self.living.get(&line).is_none_or(|count| *count == 0)
-    }
-
-    /// What descended from us before events began: each child of ours begins a line.
-    fn seed_ourselves(&mut self, table: &Table) {
-        let me = procfs::own_pid();
-        let children: Vec<i32> = table
-            .iter()
-            .filter(|stat| stat.parent == me)
-            .map(|stat| stat.pid)
-            .collect();
-        for child in children {
-            let line = self.new_line();
-            self.seed(table, child, &HashSet::from([child]), line);
-        }
-    }
-
-    fn seed_tree(&mut self, table: &Table, root: Pid, all: &HashSet<i32>) -> Line {
-        let line = self.new_line();
-        self.seed(table, root.as_raw(), all, line);
-        line
-    }
-
-    fn seed(&mut self, table: &Table, root: i32, all: &HashSet<i32>, line: Line) {
-        for stat in table.descending_from(|stat| all.contains(&stat.pid)) {
-            let mut nodes = self.nodes.get_mut(&stat.pid).into_iter().flatten();
-            if let Some(node) = nodes.find(|node| node.born_by >= stat.start) {
-                // Known as another line's: the newer claim is the more exact one.
-                let former = std::mem::replace(&mut node.line, line);
-                if let Some(count) = self.living.get_mut(&former) {
-                    *count = count.saturating_sub(1);
-                }
-                *self.living.entry(line).or_default() += 1;
-                continue;
-            }
-            // Read of a zombie: its end may have been told before we began.
-            if stat.is_dead() {
-                if stat.pid != root {
-                    self.settle(stat.pid, stat.start);
-                }
-                continue;
-            }
-            let first = stat.pid == root;
-            let node = Node {
-                key: None,
-                line,
-                first,
-                born_by: stat.start,
-            };
-            self.add(stat.pid, node);
-        }
-    }
-
-    fn forked(&mut self, parent: ProcessKey, child: ProcessKey, born_by: u64) {
-        let pid = child.pid().as_raw();
-        let mut nodes = self.nodes.get_mut(&pid).into_iter().flatten();
-        if let Some(node) =
-            nodes.find(|node| node.key.is_none() && node.born_by.abs_diff(born_by) <= 2)
-        {
-            // Found in /proc before its fork was told.
-            node.key = Some(child);
-            return;
-        }
-        let ours = parent.pid() == Pid::current();
-        let line = if ours {
-            self.new_line()
-        } else {
-            match self.find(parent) {
-                Some(node) => node.line,
-                // Of a parent that descended from us, and is not known: a loss.
-                None => self.new_line(),
-            }
-        };
-        let node = Node {
-            key: Some(child),
-            line,
-            first: ours,
-            born_by,
-        };
-        self.add(pid, node);
-    }
-
-    fn find(&self, process: ProcessKey) -> Option<&Node> {
-        let nodes = self.nodes.get(&process.pid().as_raw())?;
-        let exact = nodes.iter().find(|node| node.key == Some(process));
-        exact.or_else(|| nodes.iter().find(|node| node.key.is_none()))
-    }
-
-    fn exited(&mut self, process: ProcessKey) {
-        let pid = process.pid().as_raw();
-        let Some(nodes) = self.nodes.get_mut(&pid) else {
-            return;
-        };
-        let exact = nodes.iter().position(|node| node.key == Some(process));
-        let at = exact.or_else(|| nodes.iter().position(|node| node.key.is_none()));
-        let Some(at) = at else { return };
-        let node = nodes.swap_remove(at);
-        if nodes.is_empty() {
-            self.nodes.remove(&pid);
-        }
-        if let Some(count) = self.living.get_mut(&node.line) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.living.remove(&node.line);
-            }
-        }
-        if !node.first {
-            self.settle(pid, node.born_by);
-        } else if self.expected > 0 {
-            self.ended.insert(pid, (node.born_by, node.line));
-        }
-        // Its own children that are zombies are ours now, if it had any; and there may
-        // be a descriptor again for those that were.
-        for parent in [pid, procfs::own_pid()] {
-            for (pid, born_by) in self.unreaped.remove(&parent).unwrap_or_default() {
-                self.settle(pid, born_by);
-            }
-        }
-    }
-
-    /// Reaps a dead process if it came to us, or notes whose end to wait for.
-    fn settle(&mut self, pid: i32, born_by: u64) {
-        let Some(parent) = reap_if_ours(pid, born_by) else {
-            return;
-        };
-        // The ends of others are not told, nor do their children come to us.
-        if parent == procfs::own_pid() || self.nodes.contains_key(&parent) {
-            let dead = self.unreaped.entry(parent).or_default();
-            dead.push((pid, born_by));
-        }
-    }
-}
-
-/// Reaps a dead process if it came to us. Its parent, if that may still do so.
-fn reap_if_ours(pid: i32, born_by: u64) -> Option<i32> {
-    let seen = procfs::stat(pid)?;
-    let pidfd = match Pidfd::open(Pid::new(pid)?) {
-        Ok(pidfd) => pidfd,
-        Err(error) if error.is_gone() => return None,
-        // For want of a descriptor: another time.
-        Err(_) => return Some(seen.parent),
-    };
-    // Read after the opening, so that it is of the one that is held, or of a later one.
-    let stat = procfs::stat(pid).filter(|stat| stat.start <= born_by)?;
-    if stat.parent != procfs::own_pid() {
-        return Some(stat.parent);
-    }
-    reap(&pidfd);
-    None
-}
-
-/// Reaps a child that is dead.
-pub(super) fn reap(pidfd: &Pidfd) -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    let id = || WaitId::PidFd(pidfd.as_fd());
-    matches!(
-        rustix::io::retry_on_intr(|| waitid(id(), options)),
-        Ok(Some(_))
-    )
 }

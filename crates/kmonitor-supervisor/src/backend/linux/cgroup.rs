@@ -6,6 +6,7 @@
 //! Zombies do not count, and do not hinder removal (run on 6.18).
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -36,7 +37,9 @@ impl CgroupBase {
     /// Makes the directory, below `given` or below our own cgroup.
     pub(super) fn create(given: Option<&Path>, name: &str) -> Result<Self, String> {
         let parent = match given {
-            Some(parent) => parent.to_owned(),
+            // One name for one directory: the next run may come to it by another way.
+            Some(parent) => fs::canonicalize(parent)
+                .map_err(|error| format!("the cgroup {}: {error}", parent.display()))?,
             None => own_directory()?,
         };
         if !parent.join("cgroup.procs").exists() {
@@ -87,7 +90,7 @@ impl CgroupBase {
 
     /// Those that there are.
     pub(super) fn existing(&self) -> Vec<PathBuf> {
-        subdirectories(&self.dir)
+        subdirectories(&self.dir).unwrap_or_default()
     }
 }
 
@@ -146,6 +149,11 @@ impl Cgroup {
             .any(|l| l == b"populated 1"))
     }
 
+    /// Whether the kernel can end all members at once (Linux 5.14).
+    pub(super) fn kills_at_once(&self) -> bool {
+        self.kill.is_some()
+    }
+
     /// Ends all members at once. `false` where the kernel cannot.
     pub(super) fn kill(&self) -> io::Result<bool> {
         match &self.kill {
@@ -159,43 +167,36 @@ impl Cgroup {
     }
 
     /// Its members and those of nested ones, the dead left out.
-    pub(super) fn members(&self) -> Vec<Stat> {
+    ///
+    /// # Errors
+    /// It could not be looked at.
+    pub(super) fn members(&self) -> io::Result<Vec<Stat>> {
         let mut members = Vec::new();
         let mut todo = vec![self.path.clone()];
         while let Some(dir) = todo.pop() {
-            let pids = numbers(&dir.join("cgroup.procs"));
-            // That of a threaded one, as a member may make it, cannot be read.
-            let pids = pids.or_else(|_| {
-                let threads = numbers(&dir.join("cgroup.threads"))?;
-                let pids = threads.into_iter().filter_map(procfs::process_of);
-                Ok::<_, io::Error>(pids.collect::<BTreeSet<_>>().into_iter().collect())
-            });
-            let stats = pids
-                .unwrap_or_default()
-                .into_iter()
-                .filter_map(procfs::stat);
-            members.extend(stats.filter(|stat| !stat.is_dead()));
-            todo.extend(subdirectories(&dir));
+            // What was removed meanwhile has none.
+            for pid in if_there(pids_in(&dir))?.unwrap_or_default() {
+                let stat = procfs::look_at(pid)?;
+                members.extend(stat.filter(|stat| !stat.is_dead()));
+            }
+            todo.extend(if_there(subdirectories(&dir))?.unwrap_or_default());
         }
-        members
+        Ok(members)
     }
 
     /// Whether a process is in it, or in a nested one.
-    pub(super) fn has(&self, pid: i32) -> bool {
-        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
-            return false;
-        };
-        let Some(theirs) = text.lines().find_map(|line| line.strip_prefix("0::")) else {
-            return false;
-        };
-        // The mount point of the one and the root of the other are not the same, but
-        // the two last names are: our base's and the incarnation's.
-        let mut names = self.path.iter().rev();
-        let (Some(own), Some(base)) = (names.next(), names.next()) else {
-            return false;
-        };
-        let theirs: Vec<_> = Path::new(theirs).iter().collect();
-        theirs.windows(2).any(|pair| pair == [base, own])
+    ///
+    /// # Errors
+    /// It could not be looked at.
+    pub(super) fn has(&self, pid: i32) -> io::Result<bool> {
+        let text = if_there(fs::read_to_string(format!("/proc/{pid}/cgroup")))?;
+        let mut lines = text.iter().flat_map(|text| text.lines());
+        let theirs = lines.find_map(|line| line.strip_prefix("0::"));
+        let names: Vec<_> = theirs.map(Path::new).into_iter().flatten().collect();
+        let [base, own] = last_names(&self.path);
+        Ok(names
+            .windows(2)
+            .any(|pair| [base, own] == [Some(pair[0]), Some(pair[1])]))
     }
 
     /// Removes it with those its members made in it.
@@ -216,6 +217,34 @@ impl Cgroup {
     }
 }
 
+/// A cgroup's two last names: our base's and the incarnation's. They are the same whatever
+/// way leads there, and whatever part of the hierarchy is mounted.
+pub(super) fn last_names(path: &Path) -> [Option<&OsStr>; 2] {
+    let mut names = path.iter().rev();
+    let own = names.next();
+    [names.next(), own]
+}
+
+/// As for processes; and what is open of a cgroup that is removed is not there, either.
+fn if_there<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+    match looked {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => Ok(None),
+        looked => procfs::if_there(looked),
+    }
+}
+
+fn pids_in(dir: &Path) -> io::Result<Vec<i32>> {
+    match numbers(&dir.join("cgroup.procs")) {
+        // That of a threaded one, as a member may make it.
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => {
+            let threads = numbers(&dir.join("cgroup.threads"))?;
+            let pids = threads.into_iter().filter_map(procfs::process_of);
+            Ok(pids.collect::<BTreeSet<_>>().into_iter().collect())
+        }
+        pids => pids,
+    }
+}
+
 fn numbers(file: &Path) -> io::Result<Vec<i32>> {
     let text = fs::read_to_string(file)?;
     Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
@@ -227,21 +256,23 @@ pub(super) fn remove_all(dir: &Path) -> io::Result<()> {
     let mut found = vec![dir.to_owned()];
     let mut at = 0;
     while let Some(dir) = found.get(at) {
+        // What is there hinders the removal, which tells of it.
         let below = subdirectories(dir);
-        found.extend(below);
+        found.extend(below.unwrap_or_default());
         at += 1;
     }
     found.iter().rev().try_for_each(fs::remove_dir)
 }
 
-fn subdirectories(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(dir) else {
-        return Vec::new();
-    };
-    let dirs = entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    dirs.map(|entry| entry.path()).collect()
+fn subdirectories(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 /// The directory of the cgroup that we are in.

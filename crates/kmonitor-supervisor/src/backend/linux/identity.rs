@@ -1,5 +1,6 @@
 //! Which process, beyond its pid: what is written down to find it again.
 
+use std::io;
 use std::num::NonZeroU64;
 
 use kmonitor_event::{Pid, ProcessRef};
@@ -71,8 +72,20 @@ pub(super) fn is_gone(error: &ProbeError) -> bool {
 /// The pidfd is opened first and the listing's start time compared after it. If the
 /// pid changed hands before the opening, the times differ; if after it, the pidfd is
 /// that of a reaped process, and does nothing.
-pub(super) fn open_seen(seen: &procfs::Stat) -> Option<Pidfd> {
-    let pidfd = Pidfd::open(seen.pid()?).ok()?;
-    let now = procfs::stat(seen.pid)?;
-    (now.start == seen.start).then_some(pidfd)
+///
+/// # Errors
+/// It could not be taken hold of, or looked at, though it may be there.
+pub(super) fn open_seen(seen: &procfs::Stat) -> io::Result<Option<Pidfd>> {
+    let Some(pid) = seen.pid() else {
+        return Ok(None);
+    };
+    let pidfd = match Pidfd::open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    let now = procfs::look_at(seen.pid)?;
+    Ok(now
+        .is_some_and(|now| now.start == seen.start)
+        .then_some(pidfd))
 }

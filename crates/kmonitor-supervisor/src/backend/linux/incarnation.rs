@@ -11,6 +11,7 @@ use self::starting::{capture, receiver, start, waiting_for};
 use super::capture::{Capture, Ends};
 use super::leader::{Ending, Leader};
 use super::orphans;
+use super::ourselves;
 use super::ready::Waiting;
 use super::running::Asked;
 use super::scope::Scope;
@@ -44,14 +45,20 @@ pub(super) fn begin(inner: Arc<Inner>, launch: Launch, reports: Reports, asked: 
     }
 }
 
-async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, asked: Asked) {
+async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, mut asked: Asked) {
     let claimed = asked
         .kill
         .run_until_cancelled(inner.claims.claim(&launch.path));
     let Some(claim) = claimed.await else {
         return reports.send(Report::Failed(StartError::Cancelled));
     };
-    let begun = match obtain(&inner, &launch, &asked.kill).await {
+    let kill = asked.kill.clone();
+    let obtained = tokio::select! {
+        biased;
+        obtained = obtain(&inner, &launch, &kill) => obtained,
+        never = asked.serve_start() => match never {},
+    };
+    let begun = match obtained {
         Ok(begun) => begun,
         Err(error) => {
             drop(claim);
@@ -122,6 +129,7 @@ async fn run(inner: Arc<Inner>, launch: Launch, reports: Reports, asked: Asked) 
         let _ = tokio::task::spawn_blocking(|| registered.end()).await;
     }
     leader.reap();
+    leader.reap_later();
     if let Some(capture) = capture {
         capture.finish().await;
     }
@@ -142,6 +150,9 @@ async fn obtain(
 ) -> Result<Begun, StartError> {
     if kill.is_cancelled() {
         return Err(StartError::Cancelled);
+    }
+    if let Some(why) = procfs::why_foreign() {
+        return Err(StartError::Other(why));
     }
     let path = launch.path.as_str();
     if let Some(state) = &inner.state
@@ -186,7 +197,8 @@ async fn obtain(
 }
 
 /// Takes over what a former run started or adopted. What was started and cannot be
-/// taken over is ended; what was adopted is left, with its record.
+/// taken over is ended; what was adopted is left, with its record. So is, told nothing,
+/// what we descend from ourselves.
 async fn recover(
     inner: &Inner,
     state: &StateDir,
@@ -194,6 +206,9 @@ async fn recover(
     record: &Record,
     leader: Leader,
 ) -> Result<Begun, StartError> {
+    if let Some(why) = ourselves::reached_with(record) {
+        return Err(StartError::Other(format!("cannot recover it: {why}")));
+    }
     let leader = Arc::new(leader);
     let error = match take_over(inner, state, launch, record, &leader).await {
         Ok(begun) => {
@@ -266,11 +281,15 @@ async fn take_over(
     })
 }
 
-/// Whoever is in a group must have been seen before somebody else reaps its leader.
+/// Whoever is in a group, or in a session, must have been seen before somebody else reaps its
+/// leader.
 async fn look_once(scope: &Arc<Scope>, leader: &Arc<Leader>) {
-    if let Scope::Group(_) = &**scope
-        && !leader.ours
-    {
+    let is_due = match &**scope {
+        Scope::Group(_) => true,
+        Scope::Tree(tree) => tree.line.is_none() && tree.marks.session.is_some(),
+        Scope::Cgroup(_) | Scope::Leader => false,
+    };
+    if is_due && !leader.ours {
         let (scope, leader) = (Arc::clone(scope), Arc::clone(leader));
         let looked = tokio::task::spawn_blocking(move || drop(scope.members(&leader, true)));
         // It can only panic, and then nobody was seen.
@@ -297,14 +316,10 @@ async fn adopted(inner: &Inner, launch: &Launch, leader: Leader) -> Result<Begun
             if procfs::stat(pid).is_none_or(|stat| stat.group != pid) {
                 return refused("the adopted process does not lead its group");
             }
-            if rustix::process::getpgrp().as_raw_nonzero().get() == pid {
-                return refused("this program is in the group of the adopted process");
-            }
             KillScope::Group
         }
         KillScope::Leader => KillScope::Leader,
     };
-    let ending = leader.ending(inner.hub.as_ref()).await;
     let record = Record {
         path: launch.path.as_str().to_owned(),
         generation: launch.generation,
@@ -315,6 +330,10 @@ async fn adopted(inner: &Inner, launch: &Launch, leader: Leader) -> Result<Begun
         process: Some(leader.identity),
         ready: false,
     };
+    if let Some(why) = ourselves::reached_with(&record) {
+        return refused(&why);
+    }
+    let ending = leader.ending(inner.hub.as_ref()).await;
     let scope = leftover::scope_of(inner, &record, &leader).await;
     let scope = scope.map_err(|error| StartError::Other(error.to_string()))?;
     look_once(&scope, &leader).await;

@@ -10,10 +10,11 @@ use kmonitor_pidfd::{Pidfd, Readiness};
 use rustix::io::Errno;
 use rustix::process::{Signal as NamedSignal, kill_process_group};
 use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::census::reap;
 use super::identity::Identity;
 use super::procfs;
+use super::reap::reap;
 use crate::Signal;
 use crate::sys::{self, SharedPidfd};
 
@@ -103,20 +104,29 @@ impl Leader {
     /// Sends a signal to its group at once, so that a fork that is under way begins anew
     /// and its child gets it too. `false` where that is not possible.
     pub(super) fn signal_group(&self, signal: Signal) -> io::Result<bool> {
-        if !knows_groups() {
+        if !knows_groups(&self.pidfd) {
             return self.signal_group_by_number(signal);
         }
         match self.pidfd.send_signal_to_group(signal.as_raw()) {
             // One that was adopted may have left its group.
             Err(error) if is(&error, Errno::SRCH) => self.signal(signal).map(|()| true),
+            // Also where others stayed in it. Asked after it was sent: who leaves just now
+            // rather gets it twice than not at all.
+            Ok(()) if self.has_left_its_group() => self.signal(signal).map(|()| true),
             result => result.map(|()| true),
         }
+    }
+
+    /// Only one that was adopted can: what we start leads a session, and stays.
+    fn has_left_its_group(&self) -> bool {
+        let pid = self.identity.pid.as_raw();
+        self.adopted && procfs::stat(pid).is_some_and(|stat| stat.group != pid)
     }
 
     /// Whether anybody is in its group, be it dead and not reaped. `None` where the kernel
     /// does not tell (before 6.9): then the group is known by its number only.
     pub(super) fn has_group(&self) -> Option<bool> {
-        if !knows_groups() {
+        if !knows_groups(&self.pidfd) {
             return None;
         }
         match self.pidfd.send_signal_to_group(0) {
@@ -202,6 +212,32 @@ impl Leader {
         }
     }
 
+    /// Reaps it when that can be done, if it could not be: who is traced when it dies is its
+    /// tracer's first, and then its parent is told once more. Within a runtime.
+    pub(super) fn reap_later(self: &Arc<Self>) {
+        let is_left = |leader: &Self| matches!(leader.pidfd.readiness(), Ok(Readiness::Zombie));
+        // A stranger's parent reaps it, and we are not told of that, unless it came to us.
+        let is_child = self.ours || {
+            let stat = procfs::stat(self.identity.pid.as_raw());
+            self.stranger && stat.is_some_and(|stat| stat.parent == procfs::own_pid())
+        };
+        if !is_child || !is_left(self) {
+            return;
+        }
+        let Ok(mut children) = signal(SignalKind::child()) else {
+            return;
+        };
+        let leader = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                leader.reap();
+                if !is_left(&leader) || children.recv().await.is_none() {
+                    return;
+                }
+            }
+        });
+    }
+
     /// From now on its numbers are not used: it is about to be reaped. A round of
     /// killing goes on in its thread when nobody waits for it any more.
     pub(super) fn retire(&self) {
@@ -222,17 +258,31 @@ fn is(error: &io::Error, errno: Errno) -> bool {
 }
 
 /// Whether signals to groups by pidfd work here: the kernel is new enough, and nobody
-/// (seccomp, say) stands in between. Asked of ourselves, once.
-fn knows_groups() -> bool {
+/// (seccomp, say) stands in between. Asked until there is an answer.
+fn knows_groups(held: &Pidfd) -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
-    *KNOWN.get_or_init(|| {
-        let asked = Pidfd::open(kmonitor_event::Pid::current())
-            .map(|myself| myself.send_signal_to_group(0));
-        match asked {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => is(&error, Errno::SRCH),
-            Err(_) => false,
-        }
+    if let Some(known) = KNOWN.get() {
+        return *known;
+    }
+    match ask_for_groups(held) {
+        Some(answer) => *KNOWN.get_or_init(|| answer),
+        None => false,
+    }
+}
+
+/// `None`: for want of a descriptor it is not known.
+fn ask_for_groups(held: &Pidfd) -> Option<bool> {
+    let ask = |pidfd: &Pidfd| match pidfd.send_signal_to_group(0) {
+        Ok(()) => Some(true),
+        Err(error) if is(&error, Errno::SRCH) => Some(true),
+        Err(error) if is(&error, Errno::INVAL) => Some(false),
+        Err(_) => None,
+    };
+    // No descriptor is needed to ask of one that is held. Where that is not allowed it is
+    // asked of ourselves.
+    ask(held).or_else(|| {
+        let myself = Pidfd::open(kmonitor_event::Pid::current()).ok()?;
+        Some(ask(&myself).unwrap_or(false))
     })
 }
 

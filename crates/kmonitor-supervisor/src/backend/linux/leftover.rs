@@ -9,13 +9,15 @@ use kmonitor_event::Pid;
 use kmonitor_pidfd::Readiness;
 use tokio_util::sync::CancellationToken;
 
-use super::census::reap;
 use super::cgroup::Cgroup;
 use super::identity::{Identity, open_seen};
 use super::leader::{Leader, ended, send};
-use super::scope::{Group, Marks, Scope, Tree, wait_for_one};
+use super::marks::Marks;
+use super::procfs::Stat;
+use super::reap::reap;
+use super::scope::{Group, Scope, Tree, wait_for_one};
 use super::state::Record;
-use super::{Inner, LinuxBackend, procfs};
+use super::{Inner, LinuxBackend, ourselves, procfs};
 use crate::Signal;
 use crate::backend::{Process, Survivor};
 use crate::spec::{KillScope, Stop};
@@ -61,7 +63,8 @@ impl LinuxBackend {
     /// the patience has run out. Who survived that; then it is still a leftover.
     ///
     /// # Errors
-    /// Its scope cannot be looked at.
+    /// Its scope cannot be looked at; or this program is in it, or descends from it: then
+    /// nobody is signalled.
     ///
     /// # Cancel safety
     /// If dropped before it is ready, it may have been signalled, and can be stopped
@@ -78,9 +81,12 @@ impl LinuxBackend {
             return Ok(Vec::new());
         };
         if let Some(leader) = living(&record)? {
+            if let Some(why) = ourselves::reached_with(&record) {
+                return Err(io::Error::other(why));
+            }
             let leader = Arc::new(leader);
             let scope = scope_of(&self.inner, &record, &leader).await?;
-            let survivors = stop_scope(&scope, &leader, stop).await;
+            let survivors = stop_scope(&scope, &leader, stop).await?;
             if !survivors.is_empty() {
                 return Ok(survivors);
             }
@@ -96,7 +102,11 @@ impl LinuxBackend {
     }
 }
 
-async fn stop_scope(scope: &Arc<Scope>, leader: &Arc<Leader>, stop: &Stop) -> Vec<Survivor> {
+async fn stop_scope(
+    scope: &Arc<Scope>,
+    leader: &Arc<Leader>,
+    stop: &Stop,
+) -> io::Result<Vec<Survivor>> {
     let gone = async {
         ended(&leader.pidfd).await;
         scope.emptied(leader).await;
@@ -109,7 +119,7 @@ async fn stop_scope(scope: &Arc<Scope>, leader: &Arc<Leader>, stop: &Stop) -> Ve
         tracing::warn!(%error, "cannot signal a leftover");
     }
     if tokio::time::timeout(stop.grace, &mut gone).await.is_ok() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     // Who waits here cares.
     let cares = CancellationToken::new();
@@ -120,11 +130,10 @@ async fn stop_scope(scope: &Arc<Scope>, leader: &Arc<Leader>, stop: &Stop) -> Ve
         }
     };
     if tokio::time::timeout(stop.patience, killed).await.is_ok() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let (of, left) = (Arc::clone(scope), Arc::clone(leader));
-    let survivors = tokio::task::spawn_blocking(move || of.survivors(&left)).await;
-    survivors.unwrap_or_default()
+    tokio::task::spawn_blocking(move || of.survivors(&left)).await?
 }
 
 /// A record's process, if it lives.
@@ -242,7 +251,7 @@ pub(super) async fn clear(record: &Record) -> Result<(), String> {
 }
 
 /// Kills who is marked as a descendant of a process that is dead and reaped: its
-/// numbers may be another's, so only the mark tells.
+/// numbers may be another's, so only the mark tells. Spares those we descend from.
 ///
 /// # Errors
 /// Who could not be killed.
@@ -250,21 +259,29 @@ pub(super) async fn clear_marked(root: Identity, word: &str) -> Result<(), Strin
     let mut marks = Marks::new(root);
     marks.rootless = true;
     marks.word = Some(word.to_owned());
+    // Its orphans went to another, if it was of a former run; and those near us may be
+    // spared.
+    marks.strays = true;
     let marks = Arc::new(marks);
     let look = || {
-        let marks = Arc::clone(&marks);
-        tokio::task::spawn_blocking(move || marks.members(false))
+        let (marks, word) = (Arc::clone(&marks), word.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let mut members = marks.members(true)?;
+            ourselves::spare(&mut members, &word)?;
+            io::Result::Ok(members)
+        })
     };
     let cleared = async {
         loop {
-            // It can only panic; then nothing is known.
-            let Ok(members) = look().await else { continue };
+            // That it cannot be looked at does not mean that nobody is there.
+            let Ok(Ok(members)) = look().await else {
+                tokio::time::sleep(CLEAR_PAUSE).await;
+                continue;
+            };
             if members.is_empty() {
                 return;
             }
-            for pidfd in members.iter().filter_map(open_seen) {
-                let _ = send(&pidfd, Signal::KILL);
-            }
+            kill(&members);
             if !wait_for_one(&members, false).await {
                 tokio::time::sleep(CLEAR_PAUSE).await;
             }
@@ -273,7 +290,8 @@ pub(super) async fn clear_marked(root: Identity, word: &str) -> Result<(), Strin
     if tokio::time::timeout(CLEAR_PATIENCE, cleared).await.is_ok() {
         return Ok(());
     }
-    let members = look().await.unwrap_or_default();
+    let looked = look().await.unwrap_or_else(|panic| Err(panic.into()));
+    let members = looked.map_err(|error| format!("it is not known who is left: {error}"))?;
     if members.is_empty() {
         return Ok(());
     }
@@ -281,7 +299,17 @@ pub(super) async fn clear_marked(root: Identity, word: &str) -> Result<(), Strin
     Err(format!("processes {} do not die", names.join(", ")))
 }
 
-/// Kills all in a cgroup that nobody supervises, and removes it.
+/// Kills those of some that are still there. Who cannot be taken hold of now is found again.
+fn kill(members: &[Stat]) {
+    for stat in members {
+        if let Ok(Some(pidfd)) = open_seen(stat) {
+            let _ = send(&pidfd, Signal::KILL);
+        }
+    }
+}
+
+/// Kills all in a cgroup that nobody supervises, and removes it. Nobody, where we are in
+/// it, or one that we descend from.
 ///
 /// # Errors
 /// Who could not be killed, or why it could not be tried.
@@ -291,15 +319,14 @@ pub(super) async fn clear_cgroup(dir: &Path) -> Result<(), String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(format!("cgroup {}: {error}", dir.display())),
     };
+    if let Some(why) = ourselves::within(&cgroup, dir) {
+        return Err(why);
+    }
     let killed = async {
         loop {
             match cgroup.kill() {
                 Ok(true) => {}
-                Ok(false) | Err(_) => {
-                    for pidfd in cgroup.members().iter().filter_map(open_seen) {
-                        let _ = send(&pidfd, Signal::KILL);
-                    }
-                }
+                Ok(false) | Err(_) => kill(&cgroup.members().unwrap_or_default()),
             }
             match tokio::time::timeout(CLEAR_ROUND, cgroup.emptied()).await {
                 Ok(Ok(())) => return,
@@ -311,6 +338,7 @@ pub(super) async fn clear_cgroup(dir: &Path) -> Result<(), String> {
     };
     if tokio::time::timeout(CLEAR_PATIENCE, killed).await.is_err() {
         let members = cgroup.members();
+        let members = members.map_err(|error| format!("it is not known who is left: {error}"))?;
         let names: Vec<String> = members.iter().map(|stat| stat.pid.to_string()).collect();
         return Err(format!("processes {} do not die", names.join(", ")));
     }

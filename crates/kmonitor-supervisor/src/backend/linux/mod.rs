@@ -8,8 +8,8 @@
 //! | scope | who is in it | who can leave it | needs |
 //! |---|---|---|---|
 //! | cgroup | all in its cgroup and nested ones | who may write to another `cgroup.procs` (root) | a writable cgroup v2; `cgroup.kill` since Linux 5.14 |
-//! | tree, with a connector | all that it and its descendants forked | nobody | a [`Hub`] that can follow trees |
-//! | tree, without | descendants, its session, whoever has its environment variable | who does a double fork *and* `setsid` *and* clears its environment | – |
+//! | tree, with a connector | all that it and its descendants forked | whom its leader makes a sibling (`CLONE_PARENT`) | a [`Hub`] that can follow trees |
+//! | tree, without | descendants, its session, whoever has its environment variable | who does a double fork *and* `setsid` *and* clears its environment; of an adopted one all, once its root is dead | – |
 //! | group | its process group | who calls `setsid` or `setpgid` | – ; before Linux 6.9, of a leader that is not our child, once that is reaped, only as long as one that was seen in it lives |
 //! | leader | itself | all others | – |
 //!
@@ -37,17 +37,22 @@
 mod adopt;
 mod capture;
 mod census;
+mod certain;
 mod cgroup;
 mod child;
 mod claims;
+mod environment;
 mod identity;
 mod incarnation;
 mod leader;
 mod leftover;
 mod lines;
+mod marks;
 mod orphans;
+mod ourselves;
 mod procfs;
 mod ready;
+mod reap;
 mod running;
 mod scope;
 mod spawn;
@@ -67,7 +72,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use self::adopt::Meant;
 use self::census::Census;
-use self::cgroup::CgroupBase;
+use self::cgroup::{CgroupBase, last_names};
 use self::claims::Claims;
 use self::orphans::{Orphans, Registered};
 use self::state::{Record, StateDir};
@@ -88,6 +93,11 @@ const SPAWNS_MAX: usize = 4;
 const LOCK_PATIENCE_DEFAULT: Duration = Duration::from_secs(5);
 
 /// Starts and adopts real processes. A cheap handle.
+///
+/// From the first start on SIGCHLD is heard, also where this program was started with it
+/// ignored: the kernel would reap children before they can be supervised. Then it reaps none
+/// of the application's own any more: those must be waited for, or left to
+/// [`reap_all_children`](LinuxBackendBuilder::reap_all_children).
 ///
 /// ```no_run
 /// use kmonitor_hub::Hub;
@@ -118,7 +128,7 @@ struct Inner {
     spawns: Semaphore,
     /// `None` inside: there is no source that tells of forks.
     census: OnceCell<Option<Arc<Census>>>,
-    orphans: OnceCell<Arc<Orphans>>,
+    orphans: Arc<OnceCell<Arc<Orphans>>>,
     subreaper: OnceLock<Subreaper>,
     reap_all: bool,
     /// Makes marks and cgroup names unique, with `run`.
@@ -236,11 +246,15 @@ impl LinuxBackendBuilder {
     /// Opens the state directory.
     ///
     /// # Errors
-    /// Another supervisor uses it, or it cannot be used.
+    /// Another supervisor uses it, or it cannot be used; or there is no `/proc`, or one of
+    /// another PID namespace.
     ///
     /// # Cancel safety
     /// If dropped before it is ready, nothing stays open.
     pub async fn build(self) -> Result<LinuxBackend, StateError> {
+        if let Some(why) = procfs::why_foreign() {
+            return Err(StateError::NoProcesses { why });
+        }
         let (state, left) = match &self.state_dir {
             Some(dir) => {
                 let state = StateDir::open(dir, self.lock_patience).await?;
@@ -287,7 +301,7 @@ impl LinuxBackendBuilder {
                 cgroups,
                 spawns: Semaphore::new(SPAWNS_MAX),
                 census: OnceCell::new(),
-                orphans: OnceCell::new(),
+                orphans: Arc::default(),
                 subreaper: OnceLock::new(),
                 reap_all: self.reap_all,
                 counter: AtomicU64::new(0),
@@ -347,7 +361,10 @@ impl Inner {
             return;
         };
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let named = |path: &PathBuf| left.iter().any(|r| r.cgroup.as_ref() == Some(path));
+        let named = |path: &PathBuf| {
+            let mut known = left.iter().filter_map(|record| record.cgroup.as_deref());
+            known.any(|known| last_names(known) == last_names(path))
+        };
         let unnamed = base.existing().into_iter().filter(|path| !named(path));
         for path in unnamed {
             tokio::spawn(async move {
@@ -381,7 +398,19 @@ impl Inner {
             return None;
         }
         match Census::open(hub).await {
-            Ok(census) => Some(census),
+            Ok((census, end)) => {
+                let (orphans, all) = (Arc::downgrade(&self.orphans), self.reap_all);
+                tokio::spawn(async move {
+                    // Then nobody else reaps what came to us.
+                    if end.await.is_ok()
+                        && let Some(orphans) = orphans.upgrade()
+                        && let Some(orphans) = started(&orphans, all).await
+                    {
+                        orphans.look().await;
+                    }
+                });
+                Some(census)
+            }
             Err(error) => {
                 tracing::warn!(%error, "trees are scanned for");
                 None
@@ -391,15 +420,18 @@ impl Inner {
 
     /// Who reaps what came to us, where no census does.
     async fn orphans(&self) -> Option<&Arc<Orphans>> {
-        let started = self
-            .orphans
-            .get_or_try_init(|| async { Orphans::start(self.reap_all) });
-        match started.await {
-            Ok(orphans) => Some(orphans),
-            Err(error) => {
-                tracing::warn!(%error, "orphans that come to us are not reaped");
-                None
-            }
+        started(&self.orphans, self.reap_all).await
+    }
+}
+
+/// Who reaps orphans, who begins now unless that was before.
+async fn started(orphans: &OnceCell<Arc<Orphans>>, all: bool) -> Option<&Arc<Orphans>> {
+    let started = orphans.get_or_try_init(|| async { Orphans::start(all) });
+    match started.await {
+        Ok(orphans) => Some(orphans),
+        Err(error) => {
+            tracing::warn!(%error, "orphans that come to us are not reaped");
+            None
         }
     }
 }

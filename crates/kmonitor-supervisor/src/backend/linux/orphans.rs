@@ -18,16 +18,17 @@ use kmonitor_event::Pid;
 use kmonitor_pidfd::Pidfd;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::MARK;
-use super::census::reap;
-use super::procfs::{self, NoWords, Stat};
+use super::environment::{self, NoWords};
+use super::procfs::{self, Stat};
+use super::reap::reap;
 use super::subreaper::Subreaper;
 
 #[derive(Debug, Default)]
 struct Known {
     /// Leaders whose scopes are not empty: their pids, which their sessions have too,
-    /// and their marks.
-    leaders: HashMap<i32, String>,
+    /// and their marks. A pid can be that of two for a moment: one was reaped, and has
+    /// not been taken off yet when the other gets its pid.
+    leaders: HashMap<i32, Vec<String>>,
     /// By pid and start, as seen alive among our children or in a scope; and their
     /// sessions. Nobody joins a session from outside, so whoever is or was in one of
     /// these descends from a leader too.
@@ -38,6 +39,10 @@ struct Known {
     starting: usize,
     /// A child was seen alive that may belong to one of those.
     undecided: bool,
+    /// A child was seen dead that is ours only if all are, and none of those.
+    left_dead: bool,
+    /// How many were told that all children are theirs.
+    all: usize,
 }
 
 /// Of all backends of this program.
@@ -53,7 +58,10 @@ pub(super) struct Expected(());
 
 /// A leader whose orphans are reaped as long as this lives.
 #[derive(Debug)]
-pub(super) struct Registered(Pid);
+pub(super) struct Registered {
+    leader: Pid,
+    word: String,
+}
 
 impl Expected {
     pub(super) fn new() -> Self {
@@ -65,15 +73,17 @@ impl Expected {
     pub(super) fn started(self, leader: Pid, word: &str) -> Registered {
         let undecided = {
             let mut known = known();
-            known.leaders.insert(leader.as_raw(), word.to_owned());
+            let words = known.leaders.entry(leader.as_raw()).or_default();
+            words.push(word.to_owned());
             std::mem::take(&mut known.undecided)
         };
         drop(self);
         if undecided {
             // Who dies before it is looked at again would stay a zombie.
-            sweep(false);
+            sweep();
         }
-        Registered(leader)
+        let word = word.to_owned();
+        Registered { leader, word }
     }
 }
 
@@ -87,8 +97,15 @@ pub(super) async fn register(expected: Expected, leader: Pid, word: &str) -> Opt
 
 impl Drop for Expected {
     fn drop(&mut self) {
-        let mut known = known();
-        known.starting = known.starting.saturating_sub(1);
+        let left_dead = {
+            let mut known = known();
+            known.starting = known.starting.saturating_sub(1);
+            known.starting == 0 && std::mem::take(&mut known.left_dead)
+        };
+        if left_dead && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Nothing may tell of it again.
+            drop(runtime.spawn_blocking(sweep));
+        }
     }
 }
 
@@ -97,32 +114,35 @@ impl Registered {
     pub(super) fn end(self) {
         // Nobody else's orphans come to us.
         if Subreaper::is_active() {
-            sweep(false);
+            sweep();
         }
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        known().leaders.remove(&self.0.as_raw());
+        known().forget(self.leader.as_raw(), &self.word);
     }
 }
 
 /// Reaps orphans at each SIGCHLD.
 #[derive(Debug)]
-pub(super) struct Orphans(());
+pub(super) struct Orphans {
+    all: bool,
+}
 
 impl Orphans {
     /// Begins. Within a runtime. `all`: every child of this program is ours to reap.
     pub(super) fn start(all: bool) -> std::io::Result<Arc<Self>> {
-        let orphans = Arc::new(Self(()));
         let mut children = signal(SignalKind::child())?;
+        let orphans = Arc::new(Self { all });
+        known().all += usize::from(all);
         let weak: Weak<Self> = Arc::downgrade(&orphans);
         tokio::spawn(async move {
             while children.recv().await.is_some() {
                 let used = weak.strong_count() > 0;
                 // It reads /proc, and there may be many children.
-                let swept = tokio::task::spawn_blocking(move || sweep(all && used)).await;
+                let swept = tokio::task::spawn_blocking(sweep).await;
                 // What has come to us is nobody else's to reap.
                 if !used && !swept.unwrap_or(false) {
                     return;
@@ -130,6 +150,12 @@ impl Orphans {
             }
         });
         Ok(orphans)
+    }
+
+    /// Looks now: nothing may tell of those who are dead already.
+    pub(super) async fn look(&self) {
+        // It can only panic.
+        let _ = tokio::task::spawn_blocking(sweep).await;
     }
 
     /// Members of a scope of ours that were found alive: should they come to us and
@@ -140,30 +166,47 @@ impl Orphans {
     }
 }
 
+impl Drop for Orphans {
+    fn drop(&mut self) {
+        known().all -= usize::from(self.all);
+    }
+}
+
 /// Looks at all children of this program. Whether an orphan of ours is among them, or
 /// may come.
-fn sweep(all: bool) -> bool {
+fn sweep() -> bool {
     let mut known = known();
     let known = &mut *known;
-    if known.leaders.is_empty() && known.ours.is_empty() && !all {
+    let wants_all = known.all > 0;
+    if known.leaders.is_empty() && known.ours.is_empty() && !wants_all {
         return false;
     }
-    let all = all && known.starting == 0;
+    let all = wants_all && known.starting == 0;
     let me = procfs::own_pid();
-    let sessions: HashSet<i32> = known.ours.values().copied().collect();
-    let mut present = HashSet::new();
-    for pid in procfs::own_children() {
-        // Before anything is read of it: there may be thousands of them.
-        if known.leaders.contains_key(&pid) {
-            continue;
-        }
-        let Some(stat) = procfs::stat(pid).filter(|stat| stat.parent == me) else {
-            continue;
-        };
-        let id = (pid, stat.start);
-        present.insert(id);
-        let in_session =
-            known.leaders.contains_key(&stat.session) || sessions.contains(&stat.session);
+    // Another time, if they cannot be listed.
+    let Ok(mut children) = procfs::own_children() else {
+        known.left_dead |= wants_all;
+        return true;
+    };
+    // Before anything is read of them: there may be thousands.
+    children.retain(|pid| !known.leaders.contains_key(pid));
+    let children = children.into_iter().filter_map(procfs::stat);
+    let children: Vec<Stat> = children.filter(|stat| stat.parent == me).collect();
+    let mut present: HashSet<_> = children.iter().map(Stat::id).collect();
+    // When the youngest of each was born, those included who have been reaped since.
+    let mut sessions: HashMap<i32, u64> = HashMap::new();
+    for ((_, start), session) in &known.ours {
+        let youngest = sessions.entry(*session).or_default();
+        *youngest = (*youngest).max(*start);
+    }
+    // What the application forked itself is in its own session, or leads one. The leader of
+    // one of ours is not younger than its members: else it has the number of one that is gone.
+    let is_its = |stat: &Stat, youngest: &u64| stat.pid != stat.session || stat.start <= *youngest;
+    for stat in children {
+        let (pid, id) = (stat.pid, stat.id());
+        let session = sessions.get(&stat.session);
+        let in_session = known.leaders.contains_key(&stat.session)
+            || session.is_some_and(|youngest| is_its(&stat, youngest));
         if !stat.is_dead() {
             let is_news = !known.ours.contains_key(&id) && !known.others.contains(&id);
             if is_news {
@@ -182,26 +225,65 @@ fn sweep(all: bool) -> bool {
         } else if in_session || known.ours.contains_key(&id) || all {
             // Its pid is its own until we reap it, and nobody else does.
             let held = Pid::new(pid).and_then(|pid| Pidfd::open(pid).ok());
-            if held.is_some_and(|pidfd| reap(&pidfd)) {
-                present.remove(&id);
+            match held {
+                Some(pidfd) if reap(&pidfd) => {
+                    present.remove(&id);
+                }
+                Some(_) => {}
+                None => known.left_dead |= wants_all,
             }
+        } else {
+            known.left_dead |= wants_all;
         }
     }
     // Also those who have not come to us yet.
-    known.ours.retain(|id, _| {
-        present.contains(id) || procfs::stat(id.0).is_some_and(|stat| stat.start == id.1)
-    });
+    known
+        .ours
+        .retain(|id, _| present.contains(id) || procfs::may_be_there(*id));
     known.others.retain(|id| present.contains(id));
     !known.ours.is_empty()
 }
 
 impl Known {
+    fn forget(&mut self, leader: i32, word: &str) {
+        let Some(words) = self.leaders.get_mut(&leader) else {
+            return;
+        };
+        if let Some(at) = words.iter().position(|known| known == word) {
+            words.swap_remove(at);
+        }
+        if words.is_empty() {
+            self.leaders.remove(&leader);
+        }
+    }
+
     /// `None` while it cannot be told.
     fn is_marked(&self, pid: i32) -> Option<bool> {
-        match procfs::words(pid, MARK) {
-            Ok(words) => Some(self.leaders.values().any(|word| words.contains(word))),
-            Err(NoWords::None) => Some(false),
-            Err(NoWords::NotYet) => None,
+        match environment::marks(pid) {
+            Ok(words) => {
+                let mut ours = self.leaders.values().flatten();
+                Some(ours.any(|word| words.contains(word)))
+            }
+            Err(NoWords::None | NoWords::Gone) => Some(false),
+            Err(NoWords::NotYet | NoWords::Dying | NoWords::Unknown(_)) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_got_the_pid_of_another_stays_known_when_that_one_goes() {
+        // Nobody's: pids end far below.
+        let pid = Pid::new(i32::MAX).unwrap();
+        let words = || known().leaders.get(&pid.as_raw()).cloned();
+        let first = Expected::new().started(pid, "a");
+        let second = Expected::new().started(pid, "b");
+        drop(first);
+        assert_eq!(words(), Some(vec!["b".to_owned()]));
+        drop(second);
+        assert_eq!(words(), None);
     }
 }

@@ -1,13 +1,21 @@
 //! What `/proc` says of processes. Reading and parsing only.
 //!
-//! Rules: `proc_pid_stat(5)`, `fs/proc/array.c`.
+//! That something is not there is one answer, and that it could not be looked at (for
+//! want of a descriptor, say) is none: it is an error. Only a process that is hidden from
+//! us (`hidepid`) is as if it was not there, because it will be so the next time too.
+//!
+//! Rules: `proc_pid_stat(5)`, `fs/proc/array.c`, `fs/proc/base.c`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::collections::hash_map::{Entry, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::mem::MaybeUninit;
+use std::path::Path;
 
 use kmonitor_event::Pid;
+use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
 /// The fields of a stat line that anything here depends on.
@@ -16,9 +24,11 @@ pub(super) struct Stat {
     pub(super) pid: i32,
     pub(super) state: u8,
     pub(super) parent: i32,
+    /// Group and session are 0 where they are of an outer PID namespace, or of no process
+    /// at all: init's own children may be in session 0.
     pub(super) group: i32,
     pub(super) session: i32,
-    threads: i64,
+    pub(super) threads: i64,
     /// Clock ticks from boot.
     pub(super) start: u64,
 }
@@ -32,18 +42,26 @@ impl Stat {
     pub(super) fn pid(&self) -> Option<Pid> {
         Pid::new(self.pid)
     }
+
+    /// What tells it from others, as well as a listing can.
+    pub(super) fn id(&self) -> (i32, u64) {
+        (self.pid, self.start)
+    }
 }
 
-/// Parses a stat line. The name may hold any bytes, so it ends at the last `)`.
-/// Allocates nothing: a child uses it between fork and exec.
-pub(super) fn parse_stat(line: &[u8]) -> Option<Stat> {
+/// The fields of a stat line from the third on. The name before them may hold any
+/// bytes, so it ends at the last `)`.
+pub(super) fn fields(line: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     let name_end = line.iter().rposition(|byte| *byte == b')')?;
+    let fields = line.get(name_end + 1..)?.split(u8::is_ascii_whitespace);
+    Some(fields.filter(|field| !field.is_empty()))
+}
+
+/// Parses a stat line. Allocates nothing: a child uses it between fork and exec.
+pub(super) fn parse_stat(line: &[u8]) -> Option<Stat> {
     let name_begin = line.iter().position(|byte| *byte == b'(')?;
     let pid = number(line.get(..name_begin)?.trim_ascii())?;
-    let mut fields = line
-        .get(name_end + 1..)?
-        .split(u8::is_ascii_whitespace)
-        .filter(|field| !field.is_empty());
+    let mut fields = fields(line)?;
     let state = *fields.next()?.first()?;
     let parent = number(fields.next()?)?;
     let group = number(fields.next()?)?;
@@ -69,31 +87,60 @@ fn name_in(line: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(line.get(begin..end)?).into_owned())
 }
 
-fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
+pub(super) fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
 /// A stat line is some 350 bytes.
 const STAT_BYTES_MAX: usize = 2048;
 
-fn read_stat(path: &str, bytes: &mut [u8; STAT_BYTES_MAX]) -> io::Result<usize> {
+/// What a stat line says, of the process or thread that has this directory.
+pub(super) fn record<T>(dir: &str, parse: impl FnOnce(&[u8]) -> Option<T>) -> io::Result<T> {
+    let mut bytes = [0; STAT_BYTES_MAX];
     // One read gives the whole record.
-    File::open(path)?.read(bytes)
+    let length = File::open(format!("{dir}/stat"))?.read(&mut bytes)?;
+    let line = bytes.get(..length).unwrap_or_default();
+    parse(line).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Whether what was looked at is not there.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::NOENT | Errno::SRCH))
+}
+
+/// Whether what was looked at may not be seen, now and later.
+pub(super) fn is_hidden(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+/// `None` where there is nothing to be seen.
+pub(super) fn if_there<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+    match looked {
+        Err(error) if is_gone(&error) || is_hidden(&error) => Ok(None),
+        looked => looked.map(Some),
+    }
 }
 
 /// The stat of a process; `None` where there is none.
+pub(super) fn look_at(pid: i32) -> io::Result<Option<Stat>> {
+    if_there(record(&format!("/proc/{pid}"), parse_stat))
+}
+
+/// The same, where it makes no difference whether it could not be looked at.
 pub(super) fn stat(pid: i32) -> Option<Stat> {
-    let mut bytes = [0; STAT_BYTES_MAX];
-    let length = read_stat(&format!("/proc/{pid}/stat"), &mut bytes).ok()?;
-    parse_stat(bytes.get(..length)?)
+    look_at(pid).ok().flatten()
+}
+
+/// Whether a process is still there, by its [`Stat::id`]. Who cannot be looked at may be.
+pub(super) fn may_be_there(id: (i32, u64)) -> bool {
+    look_at(id.0).map_or(true, |seen| seen.is_some_and(|stat| stat.id() == id))
 }
 
 /// The stat of a process, and its name.
 pub(super) fn stat_and_name(pid: i32) -> Option<(Stat, String)> {
-    let mut bytes = [0; STAT_BYTES_MAX];
-    let length = read_stat(&format!("/proc/{pid}/stat"), &mut bytes).ok()?;
-    let line = bytes.get(..length)?;
-    Some((parse_stat(line)?, name_in(line)?))
+    let both = |line: &[u8]| Some((parse_stat(line)?, name_in(line)?));
+    record(&format!("/proc/{pid}"), both).ok()
 }
 
 /// The process that a thread belongs to.
@@ -103,85 +150,89 @@ pub(super) fn process_of(thread: i32) -> Option<i32> {
     value.trim().parse().ok()
 }
 
-/// All processes, zombies among them.
-pub(super) fn all() -> Vec<Stat> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let pids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(stat).collect()
+/// All processes, as they were found one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Zombies among them.
+    pub(super) found: Vec<Stat>,
+    /// Somebody was listed, and gone before he was looked at.
+    pub(super) any_vanished: bool,
 }
 
-/// How many tasks were ever forked on this host; 0 where it does not tell.
-fn forks() -> u64 {
-    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let mut lines = text.lines();
-    let count = lines.find_map(|line| line.strip_prefix("processes "));
-    count
-        .and_then(|count| count.trim().parse().ok())
-        .unwrap_or(0)
-}
+/// For the longest name of a file, or about ten pids: each is looked at soon after it was
+/// listed.
+const LISTED_BYTES: usize = 288;
 
-/// How often nobody must be found on a host that forks all the time.
-const EMPTY_READINGS: u32 = 5;
-
-/// Looks until somebody is found, or it is certain that nobody is there.
-///
-/// Reading the table takes its time, and who is forked meanwhile by somebody who then
-/// ends can be missed. So that nobody was found counts only if nobody at all was
-/// forked meanwhile. On a host where that never happens it counts after some readings.
-pub(super) fn certainly(mut look: impl FnMut() -> Vec<Stat>) -> Vec<Stat> {
-    for _ in 0..EMPTY_READINGS {
-        let before = forks();
-        let found = look();
-        if !found.is_empty() {
-            return found;
-        }
-        if before != 0 && before == forks() {
-            break;
+/// All processes. They are listed by pid, and whoever is there as long as the listing
+/// takes is listed (`next_tgid()`).
+pub(super) fn all() -> io::Result<Listing> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open("/proc", flags, Mode::empty())?;
+    let mut buffer = [MaybeUninit::uninit(); LISTED_BYTES];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    let mut listing = Listing::default();
+    while let Some(entry) = entries.next() {
+        let Some(pid) = number::<i32>(entry?.file_name().to_bytes()) else {
+            continue;
+        };
+        match record(&format!("/proc/{pid}"), parse_stat) {
+            Ok(stat) => listing.found.push(stat),
+            Err(error) if is_gone(&error) => listing.any_vanished = true,
+            Err(error) if is_hidden(&error) => {}
+            Err(error) => return Err(error),
         }
     }
-    Vec::new()
+    Ok(listing)
 }
 
 /// The children of a process, zombies among them, whichever thread they hang on.
 ///
 /// The kernel may leave one out while another ends. `None` where it has no such list
-/// (`CONFIG_PROC_CHILDREN`), or the process is gone.
-pub(super) fn children(pid: i32) -> Option<Vec<i32>> {
+/// (`CONFIG_PROC_CHILDREN`). Who is gone has none.
+pub(super) fn children(pid: i32) -> io::Result<Option<Vec<i32>>> {
     let mut children = Vec::new();
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))
-        .ok()?
-        .flatten()
-    {
-        match std::fs::read_to_string(task.path().join("children")) {
+    for task in tasks(pid)?.unwrap_or_default() {
+        match std::fs::read_to_string(format!("{task}/children")) {
             Ok(text) => {
                 let pids = text.split_ascii_whitespace();
                 children.extend(pids.filter_map(|word| word.parse::<i32>().ok()));
             }
+            Err(error) if !is_gone(&error) && !is_hidden(&error) => return Err(error),
+            Err(_) if Path::new(&task).try_exists()? => return Ok(None),
             // The thread has ended.
-            Err(_) if task.path().exists() => return None,
             Err(_) => {}
         }
     }
-    Some(children)
+    Ok(Some(children))
+}
+
+/// The directories of a process's threads; `None` where there is no such process.
+pub(super) fn tasks(pid: i32) -> io::Result<Option<Vec<String>>> {
+    let dir = format!("/proc/{pid}/task");
+    let listed = std::fs::read_dir(&dir).and_then(|entries| {
+        entries
+            .map(|entry| Ok(format!("{dir}/{}", entry?.file_name().display())))
+            .collect()
+    });
+    if_there(listed)
 }
 
 /// The children of this process.
-pub(super) fn own_children() -> Vec<i32> {
+pub(super) fn own_children() -> io::Result<Vec<i32>> {
     let me = own_pid();
-    children(me).unwrap_or_else(|| {
-        let mine = all().into_iter().filter(|stat| stat.parent == me);
-        mine.map(|stat| stat.pid).collect()
-    })
+    if let Some(children) = children(me)? {
+        return Ok(children);
+    }
+    let mine = all()?.found.into_iter().filter(|stat| stat.parent == me);
+    Ok(mine.map(|stat| stat.pid).collect())
 }
 
 /// Some processes and all that descend from them, by lists of children: the cost is
 /// that of those found, however many others there are. `None` where the kernel has no
 /// such lists.
-pub(super) fn descending_from(roots: impl IntoIterator<Item = i32>) -> Option<Vec<Stat>> {
+pub(super) fn descending_from(
+    roots: impl IntoIterator<Item = i32>,
+) -> io::Result<Option<Vec<Stat>>> {
     let mut seen = HashSet::new();
     let mut found = Vec::new();
     let mut todo: Vec<i32> = roots.into_iter().collect();
@@ -189,151 +240,113 @@ pub(super) fn descending_from(roots: impl IntoIterator<Item = i32>) -> Option<Ve
         if !seen.insert(pid) {
             continue;
         }
-        found.extend(stat(pid));
-        match children(pid) {
+        found.extend(look_at(pid)?);
+        match children(pid)? {
             Some(children) => todo.extend(children),
             // It is gone, and its children are another's.
-            None if stat(pid).is_none() => {}
-            None => return None,
+            None if look_at(pid)?.is_none() => {}
+            None => return Ok(None),
         }
     }
-    Some(found)
+    Ok(Some(found))
+}
+
+/// Why what `/proc` says is not of the processes that we see: it is of another PID
+/// namespace, or there is none. Whoever has a number there is another here.
+pub(super) fn why_foreign() -> Option<String> {
+    let me = std::process::id();
+    match std::fs::read_link("/proc/self") {
+        Ok(link) if link.to_str() == Some(me.to_string().as_str()) => None,
+        Ok(link) => Some(format!(
+            "/proc is of another PID namespace (this is process {me}, and {} there): mount one \
+             (unshare --mount-proc)",
+            link.display()
+        )),
+        Err(error) => Some(format!("/proc/self cannot be read: {error}")),
+    }
 }
 
 pub(super) fn own_pid() -> i32 {
     Pid::current().as_raw()
 }
 
-/// This process and all its ancestors.
-pub(super) fn own_ancestry() -> HashSet<i32> {
-    let mut found = HashSet::new();
-    let mut at = own_pid();
-    while at > 0 && found.insert(at) {
-        at = stat(at).map_or(0, |stat| stat.parent);
+/// Processes by pid, with what was seen of each; `None` of who is hidden from us.
+pub(super) type Ancestry = HashMap<i32, Option<Stat>>;
+
+/// This process and all its ancestors; and the first of the PID namespace, with whom we
+/// would end too, also where we came in from outside (`nsenter(1)`).
+pub(super) fn own_ancestry() -> io::Result<Ancestry> {
+    let mut found = ancestry(own_pid(), look_at)?;
+    if let Entry::Vacant(first) = found.entry(FIRST) {
+        first.insert(look_at(FIRST)?);
     }
-    found
+    Ok(found)
 }
 
-/// Why there are no words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoWords {
-    /// There is no environment, or it may not be read.
-    None,
-    /// A program is being executed just now. That takes the kernel some microseconds,
-    /// unless it is kept from the processor, or the program from its file.
-    NotYet,
-}
+/// The first process of a PID namespace.
+const FIRST: i32 = 1;
 
-/// How often it is looked at a process that got its environment while it was read.
-const ENVIRONMENT_READINGS: usize = 3;
+/// How often an ancestor may end while one looks.
+const ANCESTRY_TRIES: u32 = 100;
 
-/// The words, separated by `:`, of a variable in the environment that a process was
-/// given; none where it has no such variable.
-pub(super) fn words(pid: i32, variable: &str) -> Result<Vec<String>, NoWords> {
-    for _ in 0..ENVIRONMENT_READINGS {
-        if let Some(bytes) = environment(pid) {
-            return Ok(words_in(&bytes, variable));
+fn ancestry(of: i32, look: impl Fn(i32) -> io::Result<Option<Stat>>) -> io::Result<Ancestry> {
+    for _ in 0..ANCESTRY_TRIES {
+        let (mut found, mut below, mut at) = (Ancestry::new(), of, of);
+        while at > 0 && !found.contains_key(&at) {
+            let seen = look(at)?;
+            found.insert(at, seen);
+            let is_its_parent = |stat: Stat| stat.parent == at;
+            match seen {
+                Some(stat) => (below, at) = (at, stat.parent),
+                // Hidden from us: who is above it is not to be seen.
+                None if below == at || look(below)?.is_some_and(is_its_parent) => {
+                    return Ok(found);
+                }
+                // It ended, and its child has another parent now.
+                None => break,
+            }
         }
-        let memory = memory(pid).filter(|memory| memory.bytes > 0);
-        let Some(Memory {
-            code, environment, ..
-        }) = memory
-        else {
-            break;
-        };
-        // `execve` changes the memory first, says where the environment is later, and
-        // last where the code is (`load_elf_binary()`). `posix_spawn` has returned by then.
-        if code == 0 {
-            return Err(NoWords::NotYet);
-        }
-        let [begin, end] = environment;
-        if begin == end {
-            break;
+        if at <= 0 {
+            return Ok(found);
         }
     }
-    Err(NoWords::None)
-}
-
-fn words_in(environment: &[u8], variable: &str) -> Vec<String> {
-    let mut entries = environment.split(|byte| *byte == 0);
-    let value =
-        entries.find_map(|entry| entry.strip_prefix(variable.as_bytes())?.strip_prefix(b"="));
-    let text = String::from_utf8_lossy(value.unwrap_or_default());
-    text.split(':').map(str::to_owned).collect()
-}
-
-/// All of it, or nothing.
-fn environment(pid: i32) -> Option<Vec<u8>> {
-    let of_leader = environment_at(&format!("/proc/{pid}/environ"));
-    // A leader that has exited has no memory any more, but its threads may.
-    of_leader.or_else(|| {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-        let mut others = tasks.flatten().skip(1);
-        others.find_map(|task| environment_at(task.path().join("environ").to_str()?))
-    })
-}
-
-fn environment_at(path: &str) -> Option<Vec<u8>> {
-    // Bounded: an environment can be megabytes.
-    const BYTES_MAX: u64 = 4 << 20;
-    let file = File::open(path).ok()?;
-    let mut bytes = Vec::new();
-    (&file).take(BYTES_MAX).read_to_end(&mut bytes).ok()?;
-    // What is open is the memory of the program that was executed then. If that has
-    // gone meanwhile, the reading has ended early.
-    let is_whole = file.read_at(&mut [0], 0).ok()? > 0;
-    Some(bytes).filter(|bytes| is_whole && !bytes.is_empty())
-}
-
-/// Where things are in the memory of a process.
-struct Memory {
-    /// None of a kernel thread, or of the dead.
-    bytes: u64,
-    code: u64,
-    environment: [u64; 2],
-}
-
-fn memory(pid: i32) -> Option<Memory> {
-    let mut bytes = [0; STAT_BYTES_MAX];
-    let length = read_stat(&format!("/proc/{pid}/stat"), &mut bytes).ok()?;
-    memory_in(bytes.get(..length)?)
-}
-
-fn memory_in(line: &[u8]) -> Option<Memory> {
-    let name_end = line.iter().rposition(|byte| *byte == b')')?;
-    let mut fields = line
-        .get(name_end + 1..)?
-        .split(u8::is_ascii_whitespace)
-        .filter(|field| !field.is_empty());
-    // Fields 23, 26, 50 and 51, counted from field 3.
-    Some(Memory {
-        bytes: number(fields.nth(20)?)?,
-        code: number(fields.nth(2)?)?,
-        environment: [number(fields.nth(23)?)?, number(fields.next()?)?],
-    })
+    let text = "its ancestors end faster than one can look";
+    Err(io::Error::new(io::ErrorKind::WouldBlock, text))
 }
 
 /// Whose child each process is, to find descendants.
 pub(super) struct Table {
     all: Vec<Stat>,
     by_parent: HashMap<i32, Vec<usize>>,
+    pub(super) any_vanished: bool,
 }
 
 impl Table {
-    pub(super) fn read() -> Self {
-        Self::of(all())
+    pub(super) fn read() -> io::Result<Self> {
+        let Listing {
+            found,
+            any_vanished,
+        } = all()?;
+        Ok(Self {
+            any_vanished,
+            ..Self::of(found)
+        })
     }
 
-    fn of(all: Vec<Stat>) -> Self {
+    pub(super) fn of(all: Vec<Stat>) -> Self {
         let mut by_parent: HashMap<i32, Vec<usize>> = HashMap::new();
         for (index, stat) in all.iter().enumerate() {
             by_parent.entry(stat.parent).or_default().push(index);
         }
-        Self { all, by_parent }
+        Self {
+            all,
+            by_parent,
+            any_vanished: false,
+        }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Stat> {
-        self.all.iter()
+    pub(super) fn all(&self) -> &[Stat] {
+        &self.all
     }
 
     /// Those for whom `is_root` says so, and all their descendants; each once.
@@ -353,11 +366,19 @@ impl Table {
     }
 }
 
+/// Where the kernel names this boot.
+pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// This boot, as the kernel names it.
-pub(super) fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|id| id.trim().to_owned())
-        .unwrap_or_default()
+///
+/// # Errors
+/// It cannot be read, or says nothing: then any boot would pass for this one.
+pub(super) fn boot_id() -> io::Result<String> {
+    let id = std::fs::read_to_string(BOOT_ID)?.trim().to_owned();
+    match id.is_empty() {
+        true => Err(io::ErrorKind::InvalidData.into()),
+        false => Ok(id),
+    }
 }
 
 /// Clock ticks in a second, as `/proc` counts them: `USER_HZ`, 100 on every Linux.
@@ -409,63 +430,6 @@ mod tests {
         }
     }
 
-    fn words_of(child: &std::process::Child) -> Result<Vec<String>, NoWords> {
-        words(i32::try_from(child.id()).unwrap(), "KMONITOR_TEST")
-    }
-
-    /// A program that executes itself again and again has its environment all the time,
-    /// or will have it.
-    #[test]
-    fn who_is_executing_a_program_has_an_environment() {
-        let mut child = std::process::Command::new("/bin/sh")
-            .args(["-c", r#"exec /bin/sh -c "$0" "$0""#])
-            .arg(r#"exec /bin/sh -c "$0" "$0""#)
-            .env("KMONITOR_TEST", "a:b")
-            .spawn()
-            .unwrap();
-        let readings: Vec<_> = (0..20_000).map(|_| words_of(&child)).collect();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let all = Ok(vec!["a".to_owned(), "b".to_owned()]);
-        let wrong = |it: &&Result<_, _>| **it != all && **it != Err(NoWords::NotYet);
-        assert_eq!(readings.iter().find(wrong), None);
-        assert!(readings.contains(&all) && readings.contains(&Err(NoWords::NotYet)));
-    }
-
-    #[test]
-    fn who_has_no_environment_will_have_none() {
-        let mut child = std::process::Command::new("sleep");
-        let mut child = child.arg("60").env_clear().spawn().unwrap();
-        while words_of(&child) == Err(NoWords::NotYet) {
-            std::thread::yield_now();
-        }
-        assert_eq!(words_of(&child), Err(NoWords::None));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        // Nor has a thread of the kernel's.
-        assert_eq!(words(2, "KMONITOR_TEST"), Err(NoWords::None));
-    }
-
-    /// A process whose first thread has exited is marked as before.
-    #[test]
-    fn who_has_lost_its_leader_has_its_environment() {
-        let program = "import ctypes, threading, time, os
-threading.Thread(target=lambda: time.sleep(60)).start()
-ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)";
-        let mut child = std::process::Command::new("python3")
-            .args(["-c", program])
-            .env("KMONITOR_TEST", "a")
-            .spawn()
-            .unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
-        while stat(pid).unwrap().state != b'Z' {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        assert_eq!(words_of(&child), Ok(vec!["a".to_owned()]));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
     #[test]
     fn lines_cut_short_are_refused_and_never_panic() {
         let line = format!("7 (a){REST}");
@@ -511,13 +475,46 @@ ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)";
     }
 
     #[test]
+    fn an_ancestor_that_ends_or_is_hidden_ends_no_ancestry() {
+        let parents = |parents: [(i32, i32); 3]| {
+            let parents = HashMap::from(parents);
+            move |pid| {
+                let with = |parent: &i32| {
+                    stat(own_pid()).map(|own| Stat {
+                        parent: *parent,
+                        ..own
+                    })
+                };
+                Ok(parents.get(&pid).and_then(with))
+            }
+        };
+        let hidden = parents([(4, 3), (3, 2), (1, 0)]);
+        let pids = |found: io::Result<Ancestry>| HashSet::from_iter(found.unwrap().into_keys());
+        assert_eq!(pids(ancestry(4, hidden)), HashSet::from([4, 3, 2]));
+        // 3 ends once it was looked at: 2 took its child.
+        let looks = std::cell::Cell::new(0);
+        let ended = |pid| {
+            looks.set(looks.get() + 1);
+            let of_3 = looks.get() == 1;
+            parents([(4, if of_3 { 3 } else { 2 }), (2, 1), (1, 0)])(pid)
+        };
+        assert_eq!(pids(ancestry(4, ended)), HashSet::from([4, 2, 1]));
+        let never_the_same = |pid| {
+            looks.set(looks.get() + 1);
+            parents([(4, 100 + looks.get()), (2, 1), (1, 0)])(pid)
+        };
+        assert!(ancestry(4, never_the_same).is_err());
+    }
+
+    #[test]
     fn we_are_found_with_our_start_between_boot_and_now() {
         let me = stat(own_pid()).unwrap();
-        assert!(all().iter().any(|stat| stat.pid == me.pid));
+        assert!(all().unwrap().found.iter().any(|stat| stat.pid == me.pid));
         let now = ticks_of_monotonic(nanos(ClockId::Monotonic));
         assert!(me.start > 0 && me.start <= now);
         let age_ns = nanos(ClockId::Realtime).saturating_sub(wall_ns_of_start(me.start));
         assert!(age_ns < 3_600_000_000_000, "{age_ns}");
-        assert!(own_ancestry().contains(&me.pid));
+        let above = own_ancestry().unwrap();
+        assert!(above.contains_key(&me.pid) && above.contains_key(&FIRST));
     }
 }

@@ -4,6 +4,7 @@
 //! looked at here: what is asked is queued, and done by the task one after the other,
 //! where blocking is allowed.
 
+use std::convert::Infallible;
 use std::future::{pending, ready};
 use std::io;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::leader::Leader;
 use super::scope::Scope;
 use crate::Signal;
+use crate::ask::{answered, ask};
 use crate::backend::{Reach, Running, Survivor};
 
 /// How much may be asked before it is done; also of a child that is not started yet.
@@ -40,6 +42,8 @@ pub(super) struct LinuxRunning {
 #[derive(Debug)]
 pub(super) struct Asked {
     asks: mpsc::Receiver<Ask>,
+    /// What was asked before there was anybody to do it.
+    early: Vec<Ask>,
     /// It is to be killed.
     pub(super) kill: CancellationToken,
     /// The handle is gone.
@@ -58,6 +62,7 @@ pub(super) fn handle() -> (LinuxRunning, Asked) {
     };
     let asked = Asked {
         asks: asked,
+        early: Vec::new(),
         kill,
         abandoned,
     };
@@ -65,6 +70,23 @@ pub(super) fn handle() -> (LinuxRunning, Asked) {
 }
 
 impl Asked {
+    /// While it is being started, which can take for ever (a program on a file system that
+    /// does not answer): says that nobody is known to be there, and keeps the rest. Never
+    /// ends.
+    pub(super) async fn serve_start(&mut self) -> Infallible {
+        while let Some(ask) = self.asks.recv().await {
+            // Who asked may have stopped waiting.
+            match ask {
+                Ask::Survivors(done) => drop(done.send(Vec::new())),
+                Ask::Signals(_, _, done) if self.early.len() >= ASKS_MAX => {
+                    drop(done.send(Err(io::ErrorKind::QuotaExceeded.into())));
+                }
+                ask @ Ask::Signals(..) => self.early.push(ask),
+            }
+        }
+        pending().await
+    }
+
     /// Does what is asked for as long as it is polled.
     pub(super) async fn serve(mut self, leader: &Arc<Leader>, scope: &Arc<Scope>) {
         let killing = async {
@@ -72,7 +94,13 @@ impl Asked {
             scope.kill(leader, &self.abandoned).await;
         };
         let answering = async {
-            while let Some(ask) = self.asks.recv().await {
+            let mut early = std::mem::take(&mut self.early).into_iter();
+            loop {
+                let ask = match early.next() {
+                    Some(ask) => Some(ask),
+                    None => self.asks.recv().await,
+                };
+                let Some(ask) = ask else { break };
                 let (leader, scope) = (Arc::clone(leader), Arc::clone(scope));
                 let carried_out =
                     tokio::task::spawn_blocking(move || ask.carry_out(&leader, &scope));
@@ -97,7 +125,11 @@ impl Ask {
                 let _ = done.send(result);
             }
             Self::Survivors(done) => {
-                let _ = done.send(scope.survivors(leader));
+                let survivors = scope.survivors(leader).unwrap_or_else(|error| {
+                    tracing::warn!(%error, pid = %leader.identity.pid, "it is not known who is left");
+                    Vec::new()
+                });
+                let _ = done.send(survivors);
             }
         }
     }
@@ -110,8 +142,11 @@ impl Running for LinuxRunning {
             .asks
             .try_send(Ask::Signals(signals.to_vec(), reach, done))
         {
-            // Without an answer nothing was left to be signalled.
-            Ok(()) => result.map(|result| result.unwrap_or(Ok(()))).boxed(),
+            Ok(()) => {
+                let asks = self.asks.clone();
+                // Without an answer nothing was left to be signalled.
+                async move { answered(&asks, result).await.unwrap_or(Ok(())) }.boxed()
+            }
             Err(mpsc::error::TrySendError::Closed(_)) => ready(Ok(())).boxed(),
             Err(mpsc::error::TrySendError::Full(_)) => {
                 ready(Err(io::ErrorKind::QuotaExceeded.into())).boxed()
@@ -125,13 +160,6 @@ impl Running for LinuxRunning {
 
     fn survivors(&self) -> BoxFuture<'static, Vec<Survivor>> {
         let asks = self.asks.clone();
-        async move {
-            let (done, answer) = oneshot::channel();
-            if asks.send(Ask::Survivors(done)).await.is_err() {
-                return Vec::new();
-            }
-            answer.await.unwrap_or_default()
-        }
-        .boxed()
+        async move { ask(&asks, Ask::Survivors).await.unwrap_or_default() }.boxed()
     }
 }

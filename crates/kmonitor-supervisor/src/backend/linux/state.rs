@@ -8,45 +8,28 @@
 //!
 //! `lock` has two lines: the directory's id, which stays, and the pid of its holder.
 
+mod lock;
+mod names;
 mod record;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid, flock, fstat};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, fstat};
 
+pub(super) use self::lock::flocked;
+use self::lock::{lock_text, note_holder};
+pub(super) use self::names::{Pipe, file_name};
+use self::names::{pipe_name, record_name};
 pub(super) use self::record::Record;
 use super::procfs;
 
 /// A record is some hundred bytes and a child's path.
 const RECORD_BYTES_MAX: u64 = 64 << 10;
-
-/// The longest file name made of a path as it is; longer ones are shortened.
-const NAME_BYTES_MAX: usize = 180;
-
-/// Which of a child's pipes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pipe {
-    Stdout,
-    Stderr,
-    Notify,
-}
-
-impl Pipe {
-    const ALL: [Self; 3] = [Self::Stdout, Self::Stderr, Self::Notify];
-
-    fn suffix(self) -> &'static str {
-        match self {
-            Self::Stdout => "out",
-            Self::Stderr => "err",
-            Self::Notify => "ready",
-        }
-    }
-}
 
 /// The directory, locked.
 ///
@@ -98,11 +81,12 @@ impl StateDir {
             let (_, holder) = lock_text(&lock);
             return Err(StateError::Locked { dir: path, holder });
         }
+        let boot = procfs::boot_id().map_err(io("read", Path::new(procfs::BOOT_ID)))?;
         let id = note_holder(&lock).map_err(io("write", &lock_path))?;
         Ok(Self {
             path,
             dir,
-            boot: procfs::boot_id(),
+            boot,
             id,
             _lock: lock,
         })
@@ -267,14 +251,6 @@ impl StateDir {
     }
 }
 
-fn record_name(child: &str) -> String {
-    format!("{}.record", file_name(child))
-}
-
-fn pipe_name(child: &str, pipe: Pipe) -> String {
-    format!("{}.{}", file_name(child), pipe.suffix())
-}
-
 fn open_in(dir: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
@@ -303,57 +279,6 @@ fn is_before_boot(file: &File) -> bool {
     })
 }
 
-/// Locks a file against all other programs, waiting so long. Whether that worked.
-pub(super) async fn flocked(file: &File, patience: Duration) -> io::Result<bool> {
-    let begun = Instant::now();
-    loop {
-        match flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(true),
-            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < patience => {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-}
-
-/// What the lock file says: the directory's id, and who holds it.
-fn lock_text(lock: &File) -> (Option<String>, Option<i32>) {
-    let mut bytes = [0; 128];
-    let length = lock.read_at(&mut bytes, 0).unwrap_or(0);
-    let text = String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned();
-    let mut lines = text.lines();
-    let id = lines
-        .next()
-        .filter(|id| id.len() == ID_LENGTH && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    let holder = lines.next().and_then(|pid| pid.trim().parse().ok());
-    (id.map(str::to_owned), holder)
-}
-
-/// Writes down that we hold the lock. The id stays as it is: cgroups are named by it.
-fn note_holder(lock: &File) -> io::Result<String> {
-    let id = match lock_text(lock).0 {
-        Some(id) => id,
-        None => {
-            lock.set_len(0)?;
-            let id = new_id();
-            lock.write_all_at(format!("{id}\n").as_bytes(), 0)?;
-            id
-        }
-    };
-    let after = ID_LENGTH as u64 + 1;
-    lock.set_len(after)?;
-    lock.write_all_at(format!("{}\n", std::process::id()).as_bytes(), after)?;
-    Ok(id)
-}
-
-const ID_LENGTH: usize = 16;
-
-fn new_id() -> String {
-    format!("{:016x}", fastrand::u64(..))
-}
-
 /// A record, open to be gone on with.
 #[derive(Debug)]
 pub(super) struct RecordFile {
@@ -374,25 +299,6 @@ impl RecordFile {
     }
 }
 
-/// A child's path as a file's name. `+` and `~` are in no child's name, so no two
-/// paths give the same, but for long ones that share the beginning and 64 bits.
-pub(super) fn file_name(child: &str) -> String {
-    let name = child.replace('/', "+");
-    if name.len() <= NAME_BYTES_MAX {
-        return name;
-    }
-    // Names are ASCII, so that any place is one between two characters.
-    let beginning = name.get(..NAME_BYTES_MAX - 17).unwrap_or_default();
-    format!("{beginning}~{:016x}", hash(child.as_bytes()))
-}
-
-/// FNV-1a: the same in every version of this program, which is what is needed here.
-pub(super) fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -404,6 +310,12 @@ pub enum StateError {
         dir: PathBuf,
         /// The other, where it says so.
         holder: Option<i32>,
+    },
+    /// What processes there are cannot be seen.
+    #[error("{why}")]
+    NoProcesses {
+        /// Why.
+        why: String,
     },
     /// Others could have put something there, or could do so now.
     #[error("{} is not to be trusted: {why}", path.display())]
@@ -430,16 +342,9 @@ pub enum StateError {
 mod tests {
     use kmonitor_event::Pid;
 
+    use super::lock::ID_LENGTH;
     use super::record::tests::record;
     use super::*;
-
-    #[test]
-    fn every_path_has_a_file_name_of_its_own() {
-        assert_eq!(file_name("a/b"), "a+b");
-        let long = |last: char| format!("{}/{last}", "x".repeat(64)).repeat(9);
-        assert!(file_name(&long('a')).len() <= NAME_BYTES_MAX);
-        assert_ne!(file_name(&long('a')), file_name(&long('b')));
-    }
 
     #[tokio::test]
     async fn one_supervisor_at_a_time() {

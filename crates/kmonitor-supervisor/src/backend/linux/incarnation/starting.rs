@@ -1,10 +1,13 @@
 //! A program is started: what it needs is made, it is forked, or all is taken back.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::net::unix::pipe;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::Begun;
@@ -12,13 +15,20 @@ use crate::backend::linux::capture::{Awaited, Capture, Ends};
 use crate::backend::linux::census::{Census, Expected, Line};
 use crate::backend::linux::cgroup::{self, Cgroup};
 use crate::backend::linux::leader::{Ending, Leader};
+use crate::backend::linux::marks::Marks;
 use crate::backend::linux::ready::{self, Waiting};
-use crate::backend::linux::scope::{Group, Marks, Scope, Tree};
+use crate::backend::linux::scope::{Group, Scope, Tree};
 use crate::backend::linux::spawn::{Failed, Surroundings, spawn};
 use crate::backend::linux::state::{Pipe, Record, RecordFile, file_name};
 use crate::backend::linux::{Inner, MARK, leftover, orphans};
 use crate::backend::{Launch, Origin, StartError};
 use crate::spec::{CommandSpec, KillScope, Output, Readiness};
+
+/// Between two tries to kill a child that is being started.
+const KILL_PAUSE: Duration = Duration::from_millis(100);
+
+/// After this the report of a child's birth is taken for lost.
+const LINE_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn receiver(fd: OwnedFd) -> std::io::Result<pipe::Receiver> {
     pipe::Receiver::from_owned_fd(fd)
@@ -115,10 +125,12 @@ async fn attempt(
         (KillScope::Tree, None) => inner.orphans().await,
         _ => None,
     };
-    let permit = inner.spawns.acquire().await;
-    if kill.is_cancelled() {
+    // Those before it may hang.
+    let permit = kill.run_until_cancelled(inner.spawns.acquire()).await;
+    if permit.is_none() || kill.is_cancelled() {
         return Err(StartError::Cancelled);
     }
+    hear_of_children();
     let expected = census.as_ref().map(Census::expect_child);
     // Whatever its scope: another child's, or another backend's, may have made us a
     // subreaper, and what comes to us must be reaped.
@@ -129,7 +141,8 @@ async fn attempt(
         Ok(surroundings) => {
             let command = command.clone();
             let task = move || spawn(&command, surroundings, scope);
-            match tokio::task::spawn_blocking(task).await {
+            let spawning = tokio::task::spawn_blocking(task);
+            match until_spawned(spawning, kill, prepared.cgroup.as_ref()).await {
                 Ok(result) => result,
                 Err(error) => Err(Failed::before(StartError::Other(format!(
                     "cannot start it: {error}"
@@ -173,6 +186,45 @@ async fn attempt(
         record: prepared.record,
         was_ready: false,
     })
+}
+
+/// Where SIGCHLD is ignored, as a parent may leave it to us, the kernel reaps children as
+/// they die: before they can be taken hold of, and without a status.
+fn hear_of_children() {
+    static HEARS: OnceLock<()> = OnceLock::new();
+    if HEARS.get().is_some() {
+        return;
+    }
+    // It stays so, whatever becomes of what is returned.
+    match signal(SignalKind::child()) {
+        Ok(_) => drop(HEARS.set(())),
+        Err(error) => tracing::warn!(%error, "children may be reaped by the kernel"),
+    }
+}
+
+/// Waits for a start. One that is to be killed meanwhile, and has not executed its program
+/// yet, is killed by its cgroup: nobody knows its pid but the thread that waits for it.
+async fn until_spawned<T>(
+    mut spawning: JoinHandle<T>,
+    kill: &CancellationToken,
+    cgroup: Option<&Cgroup>,
+) -> Result<T, JoinError> {
+    tokio::select! {
+        biased;
+        spawned = &mut spawning => return spawned,
+        () = kill.cancelled() => {}
+    }
+    loop {
+        if let Some(cgroup) = cgroup.filter(|cgroup| cgroup.kills_at_once())
+            && let Err(error) = cgroup.kill()
+        {
+            tracing::debug!(%error, "cannot kill who is being started");
+        }
+        // It may join the cgroup only now.
+        if let Ok(spawned) = tokio::time::timeout(KILL_PAUSE, &mut spawning).await {
+            return spawned;
+        }
+    }
 }
 
 /// Makes a child's cgroup, record and pipes.
@@ -298,6 +350,10 @@ async fn undo(
 
 async fn line_of(expected: &Expected, leader: &Leader) -> Option<(Arc<Census>, Line)> {
     let identity = leader.identity;
-    let line = expected.line_of(identity.pid, identity.start).await?;
-    Some((Arc::clone(expected.census()), line))
+    let told = expected.line_of(identity.pid, identity.start);
+    let Ok(line) = tokio::time::timeout(LINE_PATIENCE, told).await else {
+        tracing::warn!(process = %identity.pid, "its birth is not told: it is scanned for");
+        return None;
+    };
+    Some((Arc::clone(expected.census()), line?))
 }

@@ -1,0 +1,118 @@
+//! Who is not for us to supervise or to stop: a signal to them would reach this program,
+//! one that it descends from, or the application's other children.
+//!
+//! A supervisor can come to run below what a former run started or adopted: it is started
+//! again from a login, and the server of logins is one of its children.
+
+use std::io;
+use std::path::Path;
+
+use kmonitor_event::Pid;
+
+use super::MARK;
+use super::cgroup::Cgroup;
+use super::environment;
+use super::procfs::{self, Ancestry, Stat, Table};
+use super::state::Record;
+use crate::spec::KillScope;
+
+/// Why a process is not for us, whatever its scope.
+pub(super) fn descended_from(pid: Pid) -> Option<String> {
+    match procfs::own_ancestry() {
+        Ok(above) => is_above(&above, pid),
+        Err(error) => Some(not_known(&error)),
+    }
+}
+
+fn is_above(above: &Ancestry, pid: Pid) -> Option<String> {
+    let why = || format!("process {pid} is this program, or one it descends from");
+    above.contains_key(&pid.as_raw()).then(why)
+}
+
+/// Why the living process that a record tells of is not for us, with its scope.
+pub(super) fn reached_with(record: &Record) -> Option<String> {
+    let pid = record.process?.pid;
+    let above = match procfs::own_ancestry() {
+        Ok(above) => above,
+        Err(error) => return Some(not_known(&error)),
+    };
+    if let Some(why) = is_above(&above, pid) {
+        return Some(why);
+    }
+    let is_in = |what| {
+        format!("this program, or one that it descends from, is in the {what} of process {pid}")
+    };
+    let shares = |id: fn(&Stat) -> i32| {
+        let mut seen = above.values().flatten();
+        seen.any(|stat| id(stat) == pid.as_raw())
+    };
+    match (record.scope, &record.cgroup) {
+        (KillScope::Leader, _) => None,
+        (KillScope::Group, _) => shares(|stat| stat.group).then(|| is_in("group")),
+        // That it cannot be opened is told by who needs it.
+        (KillScope::Cgroup, Some(dir)) if dir.exists() => {
+            let cgroup = Cgroup::open(dir.clone()).ok()?;
+            within(&cgroup, dir)
+        }
+        // By descent only.
+        _ if record.adopted => None,
+        _ if shares(|stat| stat.session) => Some(is_in("session")),
+        _ => {
+            let mut pids = above.keys();
+            let any = pids.any(|pid| has_word(*pid, &record.marker));
+            any.then(|| is_in("tree"))
+        }
+    }
+}
+
+/// Why those in a cgroup are not for us.
+pub(super) fn within(cgroup: &Cgroup, dir: &Path) -> Option<String> {
+    let above = match procfs::own_ancestry() {
+        Ok(above) => above,
+        Err(error) => return Some(not_known(&error)),
+    };
+    for pid in above.into_keys() {
+        match cgroup.has(pid) {
+            Ok(true) => {
+                return Some(format!(
+                    "process {pid} in the cgroup {} is this program, or one it descends from",
+                    dir.display()
+                ));
+            }
+            Ok(false) => {}
+            Err(error) => return Some(not_known(&error)),
+        }
+    }
+    None
+}
+
+/// Leaves out of those who were found by a mark, or as descendants of such, who is not
+/// for us. If we are below them ourselves, all that is below us is the application's.
+///
+/// # Errors
+/// It is not known who that is.
+pub(super) fn spare(found: &mut Vec<Stat>, word: &str) -> io::Result<()> {
+    let above = procfs::own_ancestry()?;
+    let is_above = |stat: &Stat| above.contains_key(&stat.pid);
+    if !has_word(procfs::own_pid(), word) && !found.iter().any(is_above) {
+        return Ok(());
+    }
+    let me = procfs::own_pid();
+    let below = Table::read()?.descending_from(|stat| stat.pid == me);
+    found.retain(|stat| !is_above(stat) && below.iter().all(|own| own.pid != stat.pid));
+    Ok(())
+}
+
+fn not_known(error: &io::Error) -> String {
+    format!("it is not known whom this program descends from: {error}")
+}
+
+/// Whether a process was started with it, as far as can be seen.
+fn has_word(pid: i32, word: &str) -> bool {
+    if pid == procfs::own_pid() {
+        // Who may not be dumped cannot read its own file.
+        let words = std::env::var(MARK).unwrap_or_default();
+        return words.split(':').any(|it| it == word);
+    }
+    environment::marks(pid).is_ok_and(|marks| marks.iter().any(|it| it == word))
+}
