@@ -50,7 +50,7 @@ pub(crate) enum Command {
     },
     Watch {
         process: ProcessRef,
-        /// Keeps the pid from being used again until the watch stands.
+        /// Its inode says who is meant (from Linux 6.9 on) as long as it is open.
         pidfd: Option<OwnedFd>,
         mode: WatchMode,
         reply: Reply<Result<WatchLease, WatchError>>,
@@ -168,10 +168,17 @@ impl Line {
         &self,
         command: impl FnOnce(Reply<T>) -> Command,
     ) -> Result<T, Closed> {
-        let (reply, answer) = oneshot::channel();
-        let sent = self.commands.send(command(reply)).await;
-        if sent.is_ok() {
-            if let Ok(answer) = answer.await {
+        if let Ok(place) = self.commands.reserve().await {
+            let (reply, mut answer) = oneshot::channel();
+            place.send(command(reply));
+            // Not the answer alone: a command that is sent while the receiver goes stays
+            // in the channel, its reply with it, as long as there is a handle.
+            let answered = tokio::select! {
+                biased;
+                answered = &mut answer => answered.ok(),
+                () = self.commands.closed() => answer.try_recv().ok(),
+            };
+            if let Some(answer) = answered {
                 return Ok(answer);
             }
             // Left unanswered because the dispatcher is ending: by the time that
@@ -186,5 +193,39 @@ impl Line {
     fn why_ended(&self) -> String {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         ended.clone().unwrap_or_else(|| "it was closed".to_owned())
+    }
+}
+
+#[cfg(all(test, not(kmonitor_loom)))]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_is_sent_while_the_dispatcher_goes_does_not_wait_for_ever() {
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let ended = Arc::default();
+        let line = Line { commands, ended };
+        let asked = line.ask(|reply| {
+            drop(receiver);
+            Command::Stats { reply }
+        });
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(1), asked).await;
+        let closed = asked.expect("nobody will answer").unwrap_err();
+        assert_eq!(closed.reason, "it was closed");
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_before_the_dispatcher_went_is_told() {
+        let (commands, mut receiver) = mpsc::channel(COMMANDS_MAX);
+        let ended = Arc::default();
+        let line = Line { commands, ended };
+        let answering = async move {
+            if let Some(Command::Stats { reply }) = receiver.recv().await {
+                reply.send(HubStats::default()).unwrap();
+            }
+        };
+        let asked = line.ask(|reply| Command::Stats { reply });
+        let (asked, ()) = tokio::join!(asked, answering);
+        asked.unwrap();
     }
 }

@@ -344,18 +344,13 @@ impl Line {
             events,
             signal,
         };
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Register {
+        let command = |reply| Command::Register {
             monitor: Box::new(monitor),
             registration: Box::new(registration),
             reply,
         };
-        if self.commands.send(command).await.is_err() {
-            return Err(RegisterError::closed(self.why_closed()));
-        }
-        answer
-            .await
-            .unwrap_or_else(|_| Err(RegisterError::closed(self.why_closed())))
+        let answer = self.ask(command).await;
+        answer.unwrap_or_else(|| Err(RegisterError::closed(self.why_closed())))
     }
 
     async fn deregister(
@@ -369,22 +364,33 @@ impl Line {
         // Whoever does not exist any more has no records.
         let pidfd = Pidfd::open_ref(monitor).map_err(|_| no_record())?;
         let identity = pidfd.identity().map_err(|_| no_record())?;
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Deregister {
+        let command = |reply| Command::Deregister {
             session,
             monitor: (monitor.pid, identity),
             target,
             events,
             reply,
         };
-        let closed = || DeregisterError::Closed {
-            reason: self.why_closed().to_owned(),
-        };
-        self.commands.send(command).await.map_err(|_| closed())?;
-        match answer.await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(no_record()),
-            Err(_) => Err(closed()),
+        match self.ask(command).await {
+            Some(true) => Ok(()),
+            Some(false) => Err(no_record()),
+            None => Err(DeregisterError::Closed {
+                reason: self.why_closed().to_owned(),
+            }),
+        }
+    }
+
+    /// `None` if the task has ended, or ends meanwhile.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let place = self.commands.reserve().await.ok()?;
+        let (reply, mut answer) = oneshot::channel();
+        place.send(command(reply));
+        // Not the answer alone: a command that is sent while the receiver goes stays in
+        // the channel, its reply with it, as long as there is a handle.
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer.ok(),
+            () = self.commands.closed() => answer.try_recv().ok(),
         }
     }
 }
