@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use kmonitor_benches::stats::{load, paired, table};
 
-const ROUNDS: usize = 2000;
+const ROUNDS: usize = 10_000;
 
 /// What is not counted: until caches and the scheduler know the programs.
 const WARM_UP: usize = 50;

@@ -90,6 +90,7 @@ macro_rules! namespaces {
 namespaces! {
     it_works_in_another_network_namespace: ["--net"] => NetworkNamespace;
     it_works_in_another_user_namespace: ["--user", "--map-root-user"] => UserNamespace;
+    it_works_in_another_time_namespace: ["--time", "--monotonic", "100000"] => TimeNamespace;
     it_works_in_another_pid_namespace: ["--pid", "--mount-proc"] => PidNamespace;
     it_works_in_a_rootless_container:
         ["--user", "--map-root-user", "--net", "--pid", "--mount-proc"] => PidNamespace;

@@ -21,15 +21,15 @@ pub fn run_as_nobody(command: &Command) -> Command {
 /// The same command under `unshare FLAGS`, for example `&["--net"]`,
 /// `&["--user", "--map-root-user"]` or `&["--pid", "--mount-proc"]`.
 ///
-/// A new pid namespace needs a fork: `--fork --kill-child` is added when
-/// `--pid` is among the flags, so that killing `unshare` still kills the
+/// A new pid or time namespace needs a fork: `--fork --kill-child` is added when
+/// `--pid` or `--time` is among the flags, so that killing `unshare` still kills the
 /// command. Its pid is then not the child's.
 /// About redirected streams see [`run_as_nobody`].
 #[must_use]
 pub fn in_unshare(flags: &[&str], command: &Command) -> Command {
     let mut unshare = Command::new("unshare");
     unshare.args(flags);
-    if flags.contains(&"--pid") {
+    if flags.contains(&"--pid") || flags.contains(&"--time") {
         unshare.args(["--fork", "--kill-child"]);
     }
     unshare.arg("--");

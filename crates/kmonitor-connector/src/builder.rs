@@ -20,7 +20,7 @@ use crate::wire;
 const RECEIVE_BUFFER_BYTES_DEFAULT: usize = 32 << 20;
 const RECEIVE_BUFFER_BYTES_MAX_DEFAULT: usize = 128 << 20;
 const ACK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
-const LATENCY_BUDGET_DEFAULT: Duration = Duration::from_millis(1);
+const LATENCY_BUDGET_DEFAULT: Duration = Duration::from_millis(2);
 
 /// Settings for opening a [`ConnectorSource`].
 ///
@@ -91,12 +91,12 @@ impl ConnectorBuilder {
         self
     }
 
-    /// How long an event may wait to be read while many come (default: 1 ms).
+    /// How long an event may wait to be read while many come (default: 2 ms).
     ///
     /// As long as they are few, each is read at once. From some 4 000 wake-ups a
-    /// second on (16 in four times this budget) the reader is no longer woken by each
+    /// second on (16 in twice this budget) the reader is no longer woken by each
     /// event: it pauses for this long, reads all that has gathered, and goes on so
-    /// until a pause gathers less than two. Zero: never pause.
+    /// until a pause gathers less than four. Zero: never pause.
     pub fn latency_budget(mut self, budget: Duration) -> Self {
         self.latency_budget = budget;
         self
@@ -169,6 +169,10 @@ fn wrong_namespace(kind: StartErrorKind, error: Option<io::Error>) -> StartError
         StartErrorKind::UserNamespace => {
             "not in the initial user namespace, the only one it serves; \
              run outside of the (rootless) container"
+        }
+        StartErrorKind::TimeNamespace => {
+            "not in the initial time namespace, whose clock its reports are stamped with; \
+             run outside of it"
         }
         _ => {
             "not in the initial network namespace, the only one it serves; \

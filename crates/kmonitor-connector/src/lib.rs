@@ -7,7 +7,7 @@
 //! facts, and says at its place in the stream, and with its exact count, when the
 //! kernel had to drop some.
 //!
-//! What it cannot do: it serves the initial network, pid and user namespaces only,
+//! What it cannot do: it serves the initial network, pid, user and time namespaces only,
 //! it tells nothing of processes that were there before, and the kernel says
 //! nothing of an event that it had no memory to allocate.
 //!

@@ -5,16 +5,17 @@ use std::path::Path;
 
 use kmonitor_source::StartErrorKind;
 
-/// `PROC_PID_INIT_INO` and `PROC_USER_INIT_INO` of `linux/proc_ns.h`, the same on
-/// every kernel since 3.8. The initial network namespace has no fixed number; that
-/// one shows by `ECONNREFUSED`.
+/// `PROC_PID_INIT_INO`, `PROC_USER_INIT_INO` (the same on every kernel since 3.8) and
+/// `PROC_TIME_INIT_INO` (5.6) of `linux/proc_ns.h`. The initial network namespace has no
+/// fixed number; that one shows by `ECONNREFUSED`.
 const INITIAL_PID: u64 = 0xEFFF_FFFC;
 const INITIAL_USER: u64 = 0xEFFF_FFFD;
+const INITIAL_TIME: u64 = 0xEFFF_FFFA;
 
 /// What `/proc` says of the namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Namespaces {
-    /// Both are the initial ones.
+    /// They are the initial ones.
     Initial,
     /// One is not, which is the cause.
     Other(StartErrorKind),
@@ -31,9 +32,15 @@ impl Namespaces {
     fn of(links: &Path) -> Self {
         let pid = number(&links.join("pid"));
         let user = number(&links.join("user"));
+        // Reports are stamped with the clock of the initial one, by which nothing can be
+        // told that is looked up by ours.
+        let time = number(&links.join("time"));
         match (pid, user) {
             (Some(pid), _) if pid != INITIAL_PID => Self::Other(StartErrorKind::PidNamespace),
             (_, Some(user)) if user != INITIAL_USER => Self::Other(StartErrorKind::UserNamespace),
+            _ if time.is_some_and(|time| time != INITIAL_TIME) => {
+                Self::Other(StartErrorKind::TimeNamespace)
+            }
             (Some(_), Some(_)) => Self::Initial,
             _ => Self::Unknown,
         }
@@ -60,6 +67,15 @@ mod tests {
         symlink(pid, directory.join("pid")).unwrap();
         symlink(user, directory.join("user")).unwrap();
         let found = Namespaces::of(&directory);
+        symlink("time:[4026531834]", directory.join("time")).unwrap();
+        assert_eq!(Namespaces::of(&directory), found);
+        fs::remove_file(directory.join("time")).unwrap();
+        symlink("time:[4026532300]", directory.join("time")).unwrap();
+        let elsewhere = Namespaces::of(&directory);
+        match found {
+            Namespaces::Other(_) => assert_eq!(elsewhere, found),
+            _ => assert_eq!(elsewhere, Namespaces::Other(StartErrorKind::TimeNamespace)),
+        }
         fs::remove_dir_all(&directory).unwrap();
         found
     }

@@ -8,13 +8,13 @@
 use std::time::{Duration, Instant};
 
 /// Over so many budgets wake-ups are counted.
-const WINDOW_BUDGETS: u32 = 4;
-/// With so many wake-ups in a window pausing begins: 4 for each pause that would have
-/// spared 3 of them. One process that forks, execs and exits causes fewer, so it is
+const WINDOW_BUDGETS: u32 = 2;
+/// With so many wake-ups in a window pausing begins: 8 for each pause that would have
+/// spared 7 of them. One process that forks, execs and exits causes fewer, so it is
 /// told of at once.
 const WINDOW_WAKES: u32 = 16;
-/// A pause that gathers fewer was in vain.
-const GATHERED_MIN: u64 = 2;
+/// A pause that gathers fewer is the last: it delayed events, and spared little.
+const GATHERED_MIN: u64 = 4;
 
 /// Counts wake-ups, and says whether they are too many.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const BUDGET: Duration = Duration::from_millis(1);
+    const BUDGET: Duration = Duration::from_millis(2);
 
     /// After how many wake-ups, one each `every`, a pause begins.
     fn begins_after(budget: Duration, every: Duration) -> Option<usize> {
@@ -105,13 +105,13 @@ mod tests {
                 pace.woken(now);
                 assert!(!pace.begins_pause());
             }
-            now += Duration::from_millis(4);
+            now += 2 * BUDGET;
         }
     }
 
     #[test]
     fn it_goes_on_while_there_is_something_to_gather() {
-        assert!(Pace::goes_on(2));
-        assert!(!Pace::goes_on(1));
+        assert!(Pace::goes_on(4));
+        assert!(!Pace::goes_on(3));
     }
 }

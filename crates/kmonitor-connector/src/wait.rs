@@ -70,6 +70,7 @@ impl Wait {
     /// Ready unless a pause lasts: then when it is over.
     pub(crate) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let (None, false, Some(timer)) = (&self.watched, self.over, &self.timer) {
+            // It tells that only once.
             ready!(timer.poll_elapsed(cx));
             self.over = true;
         }
@@ -98,14 +99,11 @@ impl Wait {
             }
             self.watched = None;
         }
-        let Some(timer) = &self.timer else {
-            return Poll::Pending;
-        };
-        if !std::mem::take(&mut self.over) {
-            ready!(timer.poll_elapsed(cx));
-        }
+        ready!(self.poll_due(cx));
+        self.over = false;
         if Pace::goes_on(self.gathered) && self.pause().is_ok() {
-            return self.poll_again(cx);
+            // It is over already where we were kept from the processor.
+            return self.poll_due(cx);
         }
         match watch(socket) {
             Ok(watched) => {
@@ -116,7 +114,7 @@ impl Wait {
                 // Out of descriptors, say. Pausing costs a little, and loses nothing.
                 tracing::debug!(%error, "the reactor does not take the socket");
                 match self.pause() {
-                    Ok(()) => self.poll_again(cx),
+                    Ok(()) => self.poll_due(cx),
                     Err(_) => Poll::Ready(()),
                 }
             }
@@ -133,17 +131,6 @@ impl Wait {
         self.over = false;
         self.pauses += 1;
         Ok(())
-    }
-
-    /// Asks the timer that was just started.
-    fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(timer) = &self.timer {
-            // It has elapsed already where we were kept from the processor, and tells it
-            // only once.
-            ready!(timer.poll_elapsed(cx));
-            self.over = true;
-        }
-        Poll::Ready(())
     }
 }
 
@@ -207,16 +194,11 @@ mod tests {
         wait.watched = None;
         let elapsed = wait.timer.as_ref().unwrap();
         elapsed.0.readable().await.unwrap().retain_ready();
-        assert!(
-            poll_fn(|cx| Poll::Ready(wait.poll_again(cx)))
-                .await
-                .is_ready()
-        );
-        assert!(
-            poll_fn(|cx| Poll::Ready(wait.poll_due(cx)))
-                .await
-                .is_ready()
-        );
+        // Once within the rest, and again before the next read.
+        for _ in 0..2 {
+            let due = poll_fn(|cx| Poll::Ready(wait.poll_due(cx)));
+            assert!(due.await.is_ready());
+        }
         // And then the reactor watches again.
         let rest = poll_fn(|cx| Poll::Ready(wait.poll_rest(cx, socket.as_fd())));
         assert!(rest.await.is_ready() && wait.watched.is_some());

@@ -32,6 +32,8 @@ pub enum StartErrorKind {
     PidNamespace,
     /// It works in the initial user namespace only.
     UserNamespace,
+    /// It is of use in the initial time namespace only: reports are stamped with its clock.
+    TimeNamespace,
     /// A filter (seccomp or a security module) forbids the system call.
     Blocked,
     /// The kernel accepted the request and then did not answer.

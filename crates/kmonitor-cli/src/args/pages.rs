@@ -330,7 +330,8 @@ pub(crate) static DOCTOR: Page = Page {
              \n\
              Checks by name: proc_connector, pidfd_open, pidfs_inode, exit_status,\n\
              zombie_stat, watch. A cause of proc_connector is one of unsupported, denied,\n\
-             network_namespace, pid_namespace, user_namespace, blocked, no_answer, io.\n\
+             network_namespace, pid_namespace, user_namespace, time_namespace, blocked,\n\
+             no_answer, io.\n\
              A number of limits is null where there is no limit or it cannot be read.",
         ),
     ],

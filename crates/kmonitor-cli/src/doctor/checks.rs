@@ -59,6 +59,10 @@ fn refused(error: &StartError) -> Check {
             "user_namespace",
             "run outside of the user namespace (for containers: not rootless)",
         ),
+        StartErrorKind::TimeNamespace => (
+            "time_namespace",
+            "run outside of the time namespace (not under unshare --time)",
+        ),
         StartErrorKind::Blocked => (
             "blocked",
             "allow socket(AF_NETLINK) in the seccomp or security profile",
