@@ -4,8 +4,8 @@ use std::num::NonZeroU64;
 
 use kmonitor_event::{Pid, Status};
 use kmonitor_source::{
-    Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture, ThreadPhase,
-    ThreadState,
+    Identity, Listing, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture,
+    ThreadPhase, ThreadState,
 };
 
 /// Every pid belongs to a process that lives for ever.
@@ -22,13 +22,13 @@ impl ProcessProbe for AllAlive {
         Ok(ProcessState::Alive)
     }
 
-    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<(), ProbeError> {
+    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<Listing, ProbeError> {
         threads.clear();
         threads.push(ThreadState {
             tid: pid.leader(),
             phase: ThreadPhase::Alive,
         });
-        Ok(())
+        Ok(Listing::Whole)
     }
 
     fn processes(&self, processes: &mut Vec<ProcessEntry>) -> Result<(), ProbeError> {

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use kmonitor::source::{
-    Identity, ProbeError, ProcessEntry, ProcessState, ReapFuture, ThreadPhase, ThreadState,
+    Identity, Listing, ProbeError, ProcessEntry, ProcessState, ReapFuture, ThreadPhase, ThreadState,
 };
 use kmonitor::{Pid, ProcessProbe, Status, UnknownReason};
 
@@ -28,12 +28,12 @@ impl ProcessProbe for World {
         }
     }
 
-    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<(), ProbeError> {
+    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<Listing, ProbeError> {
         self.identify(pid)?;
         let (tid, phase) = (pid.leader(), ThreadPhase::Alive);
         threads.clear();
         threads.push(ThreadState { tid, phase });
-        Ok(())
+        Ok(Listing::Whole)
     }
 
     fn processes(&self, processes: &mut Vec<ProcessEntry>) -> Result<(), ProbeError> {

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -261,4 +263,66 @@ async fn the_least_queue_under_a_storm_misses_no_watch_and_recovers() {
         in_tree && in_host
     })
     .await;
+}
+
+/// Threads that come and go faster than they can be listed: each look at the process
+/// would cause the next, and nobody else be served.
+#[test]
+#[ignore = "needs the proc connector"]
+fn a_process_of_many_short_threads_holds_up_nobody() {
+    alone(
+        "stress::a_process_of_many_short_threads_holds_up_nobody",
+        beside_many_short_threads,
+    );
+}
+
+async fn beside_many_short_threads() {
+    const STAYING: usize = 300;
+    const BEGETTING: usize = 10;
+    let ended = Arc::new(AtomicBool::new(false));
+    let mut threads = Vec::new();
+    for _ in 0..STAYING {
+        let ended = Arc::clone(&ended);
+        threads.push(std::thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                std::thread::park();
+            }
+        }));
+    }
+    for _ in 0..BEGETTING {
+        let ended = Arc::clone(&ended);
+        threads.push(std::thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                let brief = || std::thread::sleep(Duration::from_millis(5));
+                let born: Vec<_> = (0..8).map(|_| std::thread::spawn(brief)).collect();
+                for thread in born {
+                    thread.join().unwrap();
+                }
+            }
+        }));
+    }
+    let hub = Hub::builder().only(SourceKind::Connector).open();
+    let hub = soon("a hub", hub).await.unwrap();
+    let own = Filter::pid(Pid::current()).events(EventMask::EXIT | EventMask::THREAD_EXIT);
+    let stream = hub.subscribe(own);
+    let mut stream = soon("a subscription", stream).await.unwrap();
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let watch = hub.watch(Pid::try_from(child.id()).unwrap());
+    let watch = soon("a watch", watch).await.unwrap();
+    let answers = async {
+        for _ in 0..1000 {
+            stream.next().await.unwrap();
+            hub.stats().await.unwrap();
+        }
+    };
+    soon("a thousand answers", answers).await;
+    child.kill().unwrap();
+    let exit = soon("an exit", watch).await.unwrap();
+    assert_eq!(exit.status.signal(), Some(9));
+    child.wait().unwrap();
+    ended.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.thread().unpark();
+        thread.join().unwrap();
+    }
 }

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use kmonitor::pidfd::LinuxProbe;
 use kmonitor::source::{
-    HeldProcess, Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture,
-    ThreadState,
+    HeldProcess, Identity, Listing, ProbeError, ProcessEntry, ProcessProbe, ProcessState,
+    ReapFuture, ThreadState,
 };
 use kmonitor::{Event, EventKind, EventMask, Filter, Hub, Pid, SourceKind};
 use kmonitor_tests::Rng;
@@ -479,7 +479,7 @@ impl ProcessProbe for Interrupted {
         self.inner.hold(pid, identity)
     }
 
-    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<(), ProbeError> {
+    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<Listing, ProbeError> {
         self.inner.threads(pid, threads)
     }
 

@@ -56,7 +56,7 @@ impl Scenario {
     }
 
     /// Whether `waitpid` may report this raw status for a process of this
-    /// scenario. This is what the kernel promises (5.17 and later for
+    /// scenario. This is what the kernel promises (6.0 and later for
     /// [`Self::Leader3Last9`]), not what one run happened to show.
     #[must_use]
     pub fn allows(self, status: i32) -> bool {

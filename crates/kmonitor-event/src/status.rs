@@ -30,11 +30,14 @@ pub enum Status {
 pub enum StatusSource {
     /// The exit events of all tasks of the process, which agreed.
     Event,
-    /// Field 52 of `/proc/PID/stat`, read while the process was a zombie.
+    /// Field 52 of `/proc/PID/stat`, read while the process was a zombie. Before Linux 5.17
+    /// that is its first thread's own code, which is not the status where that thread had
+    /// left before another ended the process.
     ZombieStat,
     /// `PIDFD_GET_INFO` on a pidfd that was held beyond the reaping.
     PidfdInfo,
-    /// `waitid` without reaping: the process was a child of ours.
+    /// `waitid` without reaping: the process was a child of ours. Before Linux 5.17 as
+    /// [`ZombieStat`](Self::ZombieStat).
     Waited,
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use kmonitor_event::{EventMask, ProcessKey, Status, Timestamp};
+use kmonitor_event::{ProcessKey, Status, Timestamp};
 use kmonitor_source::{
     EventSource, Fact, FactKind, KernelInterest, ProbeError, ProcessProbe, Reach, SourceError,
 };
@@ -25,19 +25,13 @@ use crate::stats::HubStats;
 use crate::sync::Mutex;
 use crate::tracker::{Cx, Now, Tracker};
 
-/// What the tracker needs to see of a process to tell its death, whatever of it
-/// a subscriber wants.
-const TRACKING: EventMask = EventMask::THREAD_CREATE
-    .union(EventMask::EXEC)
-    .union(EventMask::EXIT);
-
 /// How many facts are looked up ahead of being acted on. With thousands of
 /// subscriptions each step of a delivery waits for memory; done step by step for
 /// many facts, those waits overlap (`benches/`, dispatch).
 const WARM_AHEAD: usize = 32;
 
 /// How many batches are read at most before a command is carried out.
-const DRAIN_BATCHES_MAX: usize = 64;
+pub(super) const DRAIN_BATCHES_MAX: usize = 64;
 
 /// How many commands are carried out together, with one change of interest.
 const COMMANDS_PER_TURN: usize = 256;
@@ -56,8 +50,8 @@ pub(crate) struct Dispatcher {
     /// Whether the source has not been told of the present interest yet.
     pub(super) interest_changed: bool,
     /// Whether the tracker's table may hold processes nobody asked for by name.
-    tracked_for_host: bool,
-    must_expect_all: bool,
+    pub(super) tracked_for_host: bool,
+    pub(super) must_expect_all: bool,
     pub(super) sweep: Arc<Sweep>,
     /// Looks at trees that reports may still come of. Each goes in a moment.
     pub(super) scans: Vec<Scan>,
@@ -70,7 +64,7 @@ pub(crate) struct Dispatcher {
     /// Deaths whose status only the reaping will tell. Bounded by the deaths
     /// within one grace, which drops them.
     reapings: FuturesUnordered<Reaping>,
-    facts: Vec<Fact>,
+    pub(super) facts: Vec<Fact>,
     facts_taken: u64,
     status_grace: Duration,
     started: Instant,
@@ -127,7 +121,7 @@ impl Dispatcher {
         // Whatever was queued when the end came still counts.
         self.facts.append(&mut facts);
         self.take_in();
-        self.resync_at_the_end();
+        self.look_at_the_end();
         self.track(Tracker::settle_all);
         let reason = match &end {
             End::Abandoned | End::Closed(_) => "it was closed".to_owned(),
@@ -312,72 +306,6 @@ impl Dispatcher {
         self.broaden();
     }
 
-    /// Works out anew what is wanted of every process.
-    pub(super) fn broaden(&mut self) {
-        let host = self.router.host_wants();
-        let trees = self.router.trees_want();
-        if self.source.capabilities().reach == Reach::Host {
-            let mask = match (host, trees) {
-                (None, None) => EventMask::empty(),
-                (host, trees) => {
-                    let wanted = host.unwrap_or_default() | trees.unwrap_or_default();
-                    wanted | TRACKING | EventMask::FORK
-                }
-            };
-            if mask != self.interest.host() {
-                self.interest.set_host(mask);
-                self.interest_changed = true;
-            }
-        }
-        self.tracker.set_host(host.is_some());
-        if host.is_none() && self.tracked_for_host {
-            let router = &self.router;
-            self.tracker.retain(|key| router.routes_to(key));
-        }
-        if host.is_some() && !self.tracked_for_host {
-            self.must_expect_all = true;
-        }
-        self.tracked_for_host = host.is_some();
-    }
-
-    /// Takes up every process there is, once the source listens for the host.
-    pub(super) fn expect_all(&mut self) {
-        if !std::mem::take(&mut self.must_expect_all) {
-            return;
-        }
-        let mut processes = Vec::new();
-        match self.probe.processes(&mut processes) {
-            Ok(()) => self.tracker.expect(&processes, self.probe.now()),
-            Err(error) => tracing::warn!(%error, "processes could not be listed"),
-        }
-    }
-
-    /// Makes the source follow the present interest.
-    pub(super) async fn settle_interest(&mut self) -> Result<(), SourceError> {
-        if !self.interest_changed {
-            return Ok(());
-        }
-        let (source, interest) = (&mut self.source, &self.interest);
-        std::future::poll_fn(|cx| source.poll_interest(cx, interest)).await?;
-        self.interest.settle();
-        self.interest_changed = false;
-        if self.interest.is_empty() {
-            // What nobody read by now must not reach who subscribes next.
-            for _ in 0..DRAIN_BATCHES_MAX {
-                let source = &mut self.source;
-                let facts = &mut self.facts;
-                let look = std::future::poll_fn(|cx| Poll::Ready(source.poll_batch(cx, facts)));
-                let poll = tokio::task::unconstrained(look).await;
-                self.facts.clear();
-                match poll {
-                    Poll::Pending => break,
-                    Poll::Ready(read) => read?,
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Reads until the kernel's queue is empty, so that the tracker knows what
     /// had happened when this was called. Whether it came to be empty.
     pub(super) async fn drain(&mut self) -> Result<bool, Stop> {
@@ -430,25 +358,6 @@ impl Dispatcher {
             listening: !self.interest.is_empty() || self.interest_changed,
             source: self.source.stats(),
         }
-    }
-
-    /// Says what of a process is wanted now, by name.
-    pub(super) fn want(&mut self, key: ProcessKey, identity: kmonitor_source::Identity) {
-        self.want_as(key, Some(identity));
-    }
-
-    /// As [`want`](Self::want), of a process whose identity may never have been
-    /// needed.
-    pub(super) fn want_by_name(&mut self, key: ProcessKey) {
-        self.want_as(key, self.tracker.identity_of(key));
-    }
-
-    fn want_as(&mut self, key: ProcessKey, identity: Option<kmonitor_source::Identity>) {
-        let caps = self.source.capabilities();
-        let wanted = self.router.wanted_of(key);
-        let events = (wanted | TRACKING) & caps.events;
-        self.interest.want(key, events, identity);
-        self.interest_changed = true;
     }
 }
 

@@ -246,7 +246,8 @@ impl HubBuilder {
 
     /// Uses this source instead of the best that works here. Unless a
     /// [`probe`](Self::probe) is given too, processes are looked at in the
-    /// system the program runs on.
+    /// system the program runs on, whose clock (`CLOCK_MONOTONIC`) its facts must be
+    /// stamped with then.
     #[must_use]
     pub fn source(mut self, source: impl EventSource + 'static) -> Self {
         self.choice = Choice::Given(Box::new(source));

@@ -12,6 +12,7 @@ mod dispatcher;
 mod error;
 mod filter;
 mod hub;
+mod interest;
 mod latch;
 #[cfg(all(test, kmonitor_loom))]
 mod models;

@@ -137,9 +137,10 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Nothing more will be read: whoever a loss left in doubt is looked at now or never.
-    pub(super) fn resync_at_the_end(&mut self) {
-        if self.resync.now.is_none() {
+    /// Nothing more will be read: whoever is in doubt is looked at now or never.
+    pub(super) fn look_at_the_end(&mut self) {
+        let in_doubt = self.tracker.look_again();
+        if self.resync.now.is_none() && !in_doubt {
             return;
         }
         self.looked();

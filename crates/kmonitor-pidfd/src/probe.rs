@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 
 use kmonitor_event::{Pid, Status, Tid, UnknownReason};
 use kmonitor_source::{
-    HeldProcess, HeldState, Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState,
-    ReapFuture, ThreadPhase, ThreadState,
+    HeldProcess, HeldState, Identity, Listing, ProbeError, ProcessEntry, ProcessProbe,
+    ProcessState, ReapFuture, ThreadPhase, ThreadState,
 };
 use rustix::fs::{CWD, Mode, OFlags, RawDir};
 use rustix::process::WaitId;
@@ -16,6 +16,9 @@ use rustix::process::WaitId;
 use crate::pidfd::{Pidfd, Readiness};
 use crate::watch::Waiter;
 use crate::{error, procfs, status};
+
+/// How often threads are listed that come and go meanwhile.
+const LISTINGS_MAX: usize = 8;
 
 /// Asks Linux about processes: through a pidfd that is opened and closed within
 /// the call, and through `/proc` for what a pidfd does not tell.
@@ -89,27 +92,18 @@ impl ProcessProbe for LinuxProbe {
         Ok(Some(Box::new(HeldPidfd { pidfd, identity })))
     }
 
-    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<(), ProbeError> {
-        threads.clear();
-        let directory = open_directory(&format!("/proc/{pid}/task"))
-            .map_err(|source| procfs::missing(pid, "list the threads", source))?;
-        each_number(&directory, |number| {
-            threads.extend(Tid::new(number).map(|tid| ThreadState {
-                tid,
-                phase: ThreadPhase::Alive,
-            }));
-            Ok(())
-        })
-        .map_err(|source| procfs::missing(pid, "list the threads", source))?;
-        for thread in threads.iter_mut() {
-            // A thread that is gone since it was listed has exited.
-            thread.phase = procfs::thread_stat(pid, thread.tid)
-                .map_or(ThreadPhase::Exiting, |stat| stat.thread_phase());
+    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<Listing, ProbeError> {
+        for _ in 0..LISTINGS_MAX {
+            if list_threads(pid, threads)? {
+                return Ok(Listing::Whole);
+            }
+            // To try again is worth it where somebody may be alone; a thousand threads
+            // take milliseconds, and the next time they would be others again.
+            if threads.len() > 1 {
+                break;
+            }
         }
-        if threads.is_empty() {
-            return Err(ProbeError::Gone { pid });
-        }
-        Ok(())
+        Ok(Listing::Partial)
     }
 
     fn processes(&self, processes: &mut Vec<ProcessEntry>) -> Result<(), ProbeError> {
@@ -126,7 +120,14 @@ impl ProcessProbe for LinuxProbe {
             let Some(pid) = Pid::new(number) else {
                 return Ok(());
             };
-            match procfs::stat_at(format_args!("/proc/{pid}/stat\0")) {
+            let seen = match procfs::stat_at(format_args!("/proc/{pid}/stat\0")) {
+                Ok(stat) if stat.is_in_release() => match settled_stat(pid) {
+                    Ok(stat) => Ok(stat),
+                    Err(_) => return Ok(()),
+                },
+                seen => seen,
+            };
+            match seen {
                 Ok(stat) => {
                     let mut entry = ProcessEntry::new(pid, Pid::new(stat.parent));
                     entry.started = clock.as_ref().map(|clock| clock.born(&stat));
@@ -206,6 +207,44 @@ impl HeldProcess for HeldPidfd {
     }
 }
 
+/// Lists the threads once. Whether that are all.
+///
+/// The kernel goes from one thread to the next, and where one leaves just then it ends
+/// the list there (`next_tid()`, `proc_task_readdir()`, `fs/proc/base.c`): those after it
+/// are missing. So they are counted as well, in the same stat that is read of each.
+fn list_threads(pid: Pid, threads: &mut Vec<ThreadState>) -> Result<bool, ProbeError> {
+    threads.clear();
+    let failed = |source| procfs::missing(pid, "list the threads", source);
+    let directory = open_directory(&format!("/proc/{pid}/task")).map_err(failed)?;
+    each_number(&directory, |number| {
+        threads.extend(Tid::new(number).map(|tid| ThreadState {
+            tid,
+            phase: ThreadPhase::Alive,
+        }));
+        Ok(())
+    })
+    .map_err(failed)?;
+    if threads.is_empty() {
+        return Err(ProbeError::Gone { pid });
+    }
+    // As many as there were before the first that was found was: who was born later is
+    // reported later.
+    let (mut found, mut all) = (0, None);
+    for thread in threads.iter_mut() {
+        // A thread that is gone since it was listed has exited.
+        thread.phase = ThreadPhase::Exiting;
+        if let Ok(stat) = procfs::thread_stat(pid, thread.tid) {
+            thread.phase = stat.thread_phase();
+            // 0 if the kernel is just taking it apart.
+            if stat.num_threads > 0 {
+                all.get_or_insert(stat.num_threads);
+                found += 1;
+            }
+        }
+    }
+    Ok(all.is_none_or(|all| found >= all))
+}
+
 fn poll_failed(source: io::Error) -> ProbeError {
     ProbeError::Io {
         action: "poll a pidfd",
@@ -261,16 +300,9 @@ pub(crate) fn polled_state(
         error if error.is_gone() => Ok(ProcessState::Gone),
         error => Err(error),
     };
-    let mut looks = 0;
-    let stat = loop {
-        match procfs::stat(pid) {
-            // About to be gone, or to show another thread's exec. Whoever asks at the
-            // last report of an exit has no other occasion to ask.
-            Ok(stat) if stat.is_in_release() && looks < RELEASE_LOOKS_MAX => looks += 1,
-            Ok(stat) => break stat,
-            Err(error) => return gone(error),
-        }
-        std::thread::yield_now();
+    let stat = match settled_stat(pid) {
+        Ok(stat) => stat,
+        Err(error) => return gone(error),
     };
     if expected.is_some_and(|expected| expected != stat.start_time) {
         return Ok(ProcessState::Gone);
@@ -287,6 +319,21 @@ pub(crate) fn polled_state(
         }
         Ok(_) => Ok(ProcessState::Gone),
         Err(error) => gone(error),
+    }
+}
+
+/// A stat that is not of a process in release: that one is about to be gone, or to show
+/// another thread's exec. Whoever asks at the last report of an exit has no other occasion
+/// to ask.
+fn settled_stat(pid: Pid) -> Result<procfs::Stat, ProbeError> {
+    let mut looks = 0;
+    loop {
+        let stat = procfs::stat(pid)?;
+        if !stat.is_in_release() || looks == RELEASE_LOOKS_MAX {
+            return Ok(stat);
+        }
+        looks += 1;
+        std::thread::yield_now();
     }
 }
 

@@ -12,13 +12,12 @@ use kmonitor_source::{ProbeError, ThreadPhase};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::sys;
-
 /// Set in field 9 of a task's stat once it is in `do_exit`.
 const PF_EXITING: u64 = 0x4;
-/// Set even before, when it is settled whether its code is that of the whole process
-/// (`synchronize_group_exit()`; since Linux 5.16). A task can stay in between for long:
-/// traced, or with I/O under way.
+/// Set even before (since Linux 5.16), when it is settled whether its code is that of the
+/// whole process (`synchronize_group_exit()`, since 6.0; some instructions before the flag
+/// is set, until both came under one lock). A task can stay in between for long: traced,
+/// or with I/O under way.
 const PF_POSTCOREDUMP: u64 = 0x8;
 /// In field 31 of a task that another has told to end, which has not got to it yet.
 const SIGKILL_PENDING: u64 = 1 << 8;
@@ -42,6 +41,9 @@ pub(crate) struct Stat {
     pub(crate) start_time: u64,
     /// Field 31: the signals that wait for this very task.
     pub(crate) pending: u64,
+    /// Field 35: whether it waits for something. 0 where the reader may not ptrace the
+    /// process, or it has other threads, or it runs.
+    pub(crate) wchan: u64,
     /// Field 52: 0 where the reader may not ptrace the process.
     pub(crate) exit_code: Option<i32>,
 }
@@ -57,10 +59,11 @@ impl Stat {
         }
     }
 
-    /// Whether the kernel is just taking it apart: its threads are counted no more
-    /// (`do_task_stat()`, `fs/proc/array.c`).
+    /// Whether the kernel is just taking it apart: it is reaped, and soon its threads are
+    /// counted no more (`wait_task_zombie()`, `kernel/exit.c`; `do_task_stat()`,
+    /// `fs/proc/array.c`).
     pub(crate) fn is_in_release(&self) -> bool {
-        self.thread_phase() == ThreadPhase::Dead && self.num_threads == 0
+        self.thread_phase() == ThreadPhase::Dead && self.num_threads <= 1 && !self.is_group_zombie()
     }
 
     /// Whether the whole thread group is a zombie. Never true of a living
@@ -128,6 +131,7 @@ pub(crate) fn parse_stat(line: &[u8]) -> Option<Stat> {
         num_threads: number(field(20)?)?,
         start_time: number(field(22)?)?,
         pending: field(31).and_then(number).unwrap_or(0),
+        wchan: field(35).and_then(number).unwrap_or(0),
         exit_code: field(52).and_then(number),
     })
 }
@@ -219,27 +223,17 @@ pub(crate) fn fdinfo(fd: i32) -> io::Result<FdInfo> {
     })
 }
 
-/// Whether the kernel lets us read what is behind `PTRACE_MODE_READ` of a
-/// process, field 52 of its stat among it.
+/// Whether field 52 of this stat is what it says, and not the 0 of who may not read it.
 ///
-/// Reading the link `ns/user` is behind the very same check, and unlike the
-/// other namespaces the user namespace is still there in a zombie
-/// (`proc_ns_readlink` and `userns_get`, against `do_task_stat`). That is tens of
-/// microseconds on the way of an exit to whoever waits for it, so first a system call
-/// is asked that goes by our real ids and our permitted capabilities, where `/proc` goes
-/// by those for files and the effective ones (`__ptrace_may_access`,
-/// `cap_ptrace_access_check`): where they are the same, so is the answer.
-pub(crate) fn ptrace_read_permitted(pid: Pid) -> bool {
-    sys::shows_robust_list(pid.as_raw()) && acts_as_itself() || shows_user_namespace(pid)
-}
-
-/// Whether this thread has put aside nothing of what it may do. Each thread may by itself,
-/// at any time.
-fn acts_as_itself() -> bool {
-    use rustix::process::{getgid, getuid};
-    let real = (getuid().as_raw(), getgid().as_raw());
-    sys::file_ids() == real
-        && rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective == sets.permitted)
+/// Field 35 is behind the same check, made once for both (`do_task_stat()`): who was told
+/// there that a zombie does not run was told its code. A zombie that is still on its way
+/// out of `do_exit` runs, and on older kernels none was seen to wait (`get_wchan()`; until
+/// 5.16, or a stable release of 5.10 or 5.15). Then the link `ns/user` is read, which is
+/// behind that check, too, and which a zombie still has, unlike its other namespaces
+/// (`proc_ns_readlink`, `userns_get`): tens of microseconds on the way of an exit to
+/// whoever waits for it.
+pub(crate) fn exit_code_is_shown(pid: Pid, stat: &Stat) -> bool {
+    stat.wchan != 0 || shows_user_namespace(pid)
 }
 
 fn shows_user_namespace(pid: Pid) -> bool {
@@ -387,6 +381,26 @@ mod tests {
         }
     }
 
+    /// Its parent has begun to reap it (X), and ended that (no thread is counted).
+    #[test]
+    fn who_is_being_reaped_is_neither_alive_nor_a_zombie() {
+        for (state, threads, in_release) in [
+            (b'Z', 1, false),
+            (b'Z', 2, false),
+            (b'X', 2, false),
+            (b'X', 1, true),
+            (b'X', 0, true),
+            (b'Z', 0, true),
+            (b'S', 1, false),
+        ] {
+            let mut stat = stat(Pid::current()).unwrap();
+            (stat.state, stat.num_threads) = (state, threads);
+            let found = (stat.is_in_release(), stat.is_group_zombie());
+            let zombie = (state, threads) == (b'Z', 1);
+            assert_eq!(found, (in_release, zombie), "{state} {threads}");
+        }
+    }
+
     #[test]
     fn our_own_stat_is_read() {
         let stat = stat(Pid::current()).unwrap();
@@ -416,34 +430,31 @@ mod tests {
         assert!(kernel_is_older_than(1000, 0));
     }
 
-    #[test]
-    fn we_may_read_ourselves() {
-        assert!(shows_user_namespace(Pid::current()));
-        assert!(sys::shows_robust_list(Pid::current().as_raw()));
-        assert!(ptrace_read_permitted(Pid::current()));
-    }
-
-    /// `get_robust_list(2)` alone would say yes, and the 0 that is read would be believed.
+    /// What field 35 says is taken for what the link says: it must never say more. Here
+    /// the same zombies are asked for by those who may and by those who may not.
     #[test]
     #[ignore = "needs root"]
-    fn who_has_put_capabilities_aside_may_not_read_what_they_are_for() {
+    fn who_is_shown_where_a_zombie_waits_is_shown_its_code() {
         use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = Pid::try_from(child.id()).unwrap();
-        assert!(ptrace_read_permitted(pid));
+        let started = std::time::Instant::now();
+        // It may run for a moment even when it is a zombie.
+        while !stat(pid).is_ok_and(|stat| stat.is_group_zombie() && stat.wchan != 0) {
+            assert!(started.elapsed() < std::time::Duration::from_secs(10));
+            std::thread::yield_now();
+        }
+        assert!(shows_user_namespace(pid));
         std::thread::spawn(move || {
             let mut sets = capabilities(None).unwrap();
             sets.effective.remove(CapabilitySet::SYS_PTRACE);
             set_capabilities(None, sets).unwrap();
-            assert!(sys::shows_robust_list(pid.as_raw()));
-            assert!(!shows_user_namespace(pid) && !ptrace_read_permitted(pid));
+            let stat = stat(pid).unwrap();
+            assert!(stat.is_group_zombie() && stat.wchan == 0);
+            assert!(!exit_code_is_shown(pid, &stat));
         })
         .join()
         .unwrap();
-        child.kill().unwrap();
         child.wait().unwrap();
     }
 }

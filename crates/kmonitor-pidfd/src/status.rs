@@ -1,6 +1,7 @@
 //! How a zombie ended, for whoever may know.
 
 use kmonitor_event::{Pid, Status, StatusSource};
+use kmonitor_source::ThreadPhase;
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
 use crate::procfs::{self, Stat};
@@ -25,16 +26,35 @@ fn raw_status(info: &WaitIdStatus) -> Option<i32> {
 
 /// The status of a zombie from its stat, or `None` where it is hidden from us.
 ///
-/// Hidden, the field reads 0, the status of success. A zero is believed only
-/// where another file behind the same check can be read.
+/// Hidden, the field reads 0, the status of success. A zero is believed only where
+/// something else behind the same check is shown.
 ///
 /// The caller makes sure that `stat` was of the zombie it means, and that the
 /// zombie is still there after this returned.
 pub(crate) fn of_zombie(pid: Pid, stat: &Stat) -> Option<Status> {
     let known = |raw| Status::from_raw(raw, StatusSource::ZombieStat);
+    if stat.thread_phase() != ThreadPhase::Dead {
+        // Somebody has the pid again: before 5.5 a pidfd does not tell who was reaped.
+        return None;
+    }
     match stat.exit_code? {
-        0 if procfs::ptrace_read_permitted(pid) => Some(known(0)),
+        0 if procfs::exit_code_is_shown(pid, stat) => Some(known(0)),
         0 => None,
         raw => Some(known(raw)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_lives_has_no_status() {
+        let mut stat = procfs::stat(Pid::current()).unwrap();
+        // As a sleeper shows it to who may ptrace it.
+        (stat.state, stat.wchan, stat.exit_code) = (b'S', 1, Some(0));
+        assert_eq!(of_zombie(Pid::current(), &stat), None);
+        stat.state = b'Z';
+        assert!(of_zombie(Pid::current(), &stat).unwrap().success());
     }
 }

@@ -57,35 +57,6 @@ pub(crate) fn pidfd_exit_code(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> 
     Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code))
 }
 
-/// Whether `get_robust_list(2)` shows us that of a task: the cheapest question behind
-/// `PTRACE_MODE_READ_REALCREDS` (`kernel/futex/syscalls.c`). Zombies have one, too.
-pub(crate) fn shows_robust_list(task: i32) -> bool {
-    let mut head = std::ptr::null_mut::<libc::c_void>();
-    let mut length = 0_usize;
-    // SAFETY: the kernel writes one pointer and one length, which live as long as the
-    // call; the pointer is another process's, and nobody follows it.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_get_robust_list,
-            task,
-            &raw mut head,
-            &raw mut length,
-        )
-    };
-    result == 0
-}
-
-/// The ids by which this thread is judged where files are concerned.
-pub(crate) fn file_ids() -> (u32, u32) {
-    const NO_CHANGE: u32 = u32::MAX;
-    // SAFETY: integers only. An id that does not exist changes nothing, and the present
-    // one is returned.
-    let uid = unsafe { libc::syscall(libc::SYS_setfsuid, NO_CHANGE) };
-    // SAFETY: as above.
-    let gid = unsafe { libc::syscall(libc::SYS_setfsgid, NO_CHANGE) };
-    (uid as u32, gid as u32)
-}
-
 /// `pidfd_send_signal(2)` without a siginfo of the caller's. Zero sends nothing
 /// and only checks. The numbers that the C library keeps for itself are refused.
 /// `flags` are the kernel's; one that does not know them says `EINVAL`.

@@ -6,6 +6,7 @@ mod common;
 
 use std::future::IntoFuture;
 use std::process::Command;
+use std::sync::{Arc, Barrier, mpsc};
 
 use common::{
     Foreign, Held, LEADER_FIRST, NOBODY, as_user, block_on, state_of, until,
@@ -13,7 +14,9 @@ use common::{
 };
 use kmonitor_event::{Pid, Status, StatusSource, UnknownReason};
 use kmonitor_pidfd::{LinuxProbe, Pidfd, Readiness};
-use kmonitor_source::{HeldState, Identity, ProbeError, ProcessProbe, ProcessState, ThreadPhase};
+use kmonitor_source::{
+    HeldState, Identity, Listing, ProbeError, ProcessProbe, ProcessState, ThreadPhase,
+};
 
 #[test]
 fn a_process_is_alive_then_a_zombie_then_gone() {
@@ -105,8 +108,8 @@ fn a_dead_first_thread_is_no_dead_process_with_pidfds_and_without() {
 #[test]
 fn a_thread_is_refused_by_both_means() {
     let probe = LinuxProbe::new();
-    let (name, named) = std::sync::mpsc::channel();
-    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let (name, named) = mpsc::channel();
+    let (end, ended) = mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
         name.send(rustix::thread::gettid().as_raw_nonzero().get())
             .unwrap();
@@ -325,4 +328,42 @@ fn inside_a_hidden_proc() {
             assert!(polled.is_ok() && threads.is_ok() && processes.is_ok());
         }
     });
+}
+
+/// Where a thread leaves while it is its turn, the kernel ends the list there. Told were
+/// fewer than live, and that one alone is left decides what an exit means.
+#[test]
+fn no_thread_is_missing_because_one_before_it_leaves() {
+    let probe = LinuxProbe::new();
+    let mut listed = Vec::new();
+    for round in 0..300 {
+        let go = Arc::new(Barrier::new(21));
+        let leaving: Vec<_> = (0..20)
+            .map(|_| {
+                let go = Arc::clone(&go);
+                std::thread::spawn(move || go.wait().is_leader())
+            })
+            .collect();
+        // Younger than all of them.
+        let (told, tid) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let stays = std::thread::spawn(move || {
+            told.send(rustix::thread::gettid()).unwrap();
+            ended.recv().unwrap_err();
+        });
+        let tid = tid.recv().unwrap().as_raw_nonzero().get();
+        go.wait();
+        for _ in 0..20 {
+            let listing = probe.threads(Pid::current(), &mut listed).unwrap();
+            assert!(
+                listing == Listing::Partial || listed.iter().any(|it| it.tid.as_raw() == tid),
+                "{tid} is missing from {listed:?} in round {round}"
+            );
+        }
+        drop(end);
+        stays.join().unwrap();
+        for thread in leaving {
+            thread.join().unwrap();
+        }
+    }
 }

@@ -5,7 +5,9 @@ use kmonitor_event::{Comm, Pid, ProcessKey, Status, Tid, Timestamp};
 /// One thing that the kernel told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fact {
-    /// When the kernel says it happened.
+    /// When the kernel says it happened, on the clock of
+    /// [`ProcessProbe::now`](crate::ProcessProbe::now): a report is told from those of a
+    /// pid's former owners by when it was looked at.
     pub time: Timestamp,
     /// What happened.
     pub kind: FactKind,

@@ -29,8 +29,8 @@ pub use error::{SourceError, StartError, StartErrorKind, WatchError};
 pub use fact::{Fact, FactKind};
 pub use interest::{KernelInterest, Wanted};
 pub use probe::{
-    HeldProcess, HeldState, Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState,
-    ReapFuture, ThreadPhase, ThreadState,
+    HeldProcess, HeldState, Identity, Listing, ProbeError, ProcessEntry, ProcessProbe,
+    ProcessState, ReapFuture, ThreadPhase, ThreadState,
 };
 pub use source::{BATCH_FACTS_MAX, EventSource, SourceStats};
 pub use target::{IntoTarget, Target, TargetError};

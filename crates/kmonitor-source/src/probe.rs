@@ -70,6 +70,15 @@ pub enum HeldState {
     Reaped(Status),
 }
 
+/// How much of something a list of it shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// All of it.
+    Whole,
+    /// Some may be missing: they came and went too fast.
+    Partial,
+}
+
 /// One thread of a process, as found by looking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThreadState {
@@ -157,11 +166,13 @@ pub trait ProcessProbe: Send + Sync {
         Ok(None)
     }
 
-    /// Replaces the content of `threads` by the threads of the process.
+    /// Replaces the content of `threads` by the threads of the process: all that lived
+    /// when this was asked, and those born since or not, if that is what is said. A whole
+    /// list with its first thread only says that this one's end is that of the process.
     ///
     /// # Errors
     /// The process is gone, or may not be looked at.
-    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<(), ProbeError>;
+    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<Listing, ProbeError>;
 
     /// Replaces the content of `processes` by all processes there are. The list
     /// is no snapshot: processes come and go while it is made.

@@ -4,6 +4,7 @@
 //! nobody wants costs one look-up, and one that k want costs k, however many
 //! subscriptions there are.
 
+mod losses;
 mod outlets;
 mod routes;
 mod sink;
@@ -12,7 +13,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use kmonitor_event::{Event, EventKind, EventMask, ProcessKey, Resync, Timestamp};
+use kmonitor_event::{Event, EventMask, ProcessKey, Timestamp};
 use kmonitor_source::Identity;
 use rustc_hash::FxHashSet;
 use slab::Slab;
@@ -87,13 +88,6 @@ impl Subscription {
     /// Whether it has nothing left to wait for.
     fn is_bereft(&self) -> bool {
         self.members.is_empty() && !self.host && !self.keep_open
-    }
-
-    /// The mark that ends a resync, which is over then.
-    fn end_of_resync(&mut self, time: Timestamp, complete: bool) -> Event {
-        self.resyncing = None;
-        let complete = complete && !self.in_doubt;
-        Event::new(time, None, EventKind::Resync(Resync::End { complete }))
     }
 }
 
@@ -339,37 +333,9 @@ impl Router {
         !self.host.is_empty() || self.trees.iter().any(|id| self.follows(*id))
     }
 
-    /// The subscriptions that followed trees when a loss came, and may have missed a
-    /// birth in it; also where nobody of the tree is left.
-    pub(crate) fn doubtful_trees(&self) -> impl Iterator<Item = SubscriptionId> + '_ {
-        let trees = self.trees.iter().copied();
-        trees.filter(|id| self.subscriptions[id.slot()].in_doubt)
-    }
-
     /// The subscriptions to the whole host.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = SubscriptionId> + '_ {
         self.host.iter().copied()
-    }
-
-    /// Says whether a look for births can have missed one that a subscription is to
-    /// be told of. Until then that is so of all that want to know of births.
-    pub(crate) fn looked(&mut self, mut may_miss: impl FnMut(SubscriptionId) -> bool) {
-        for (slot, subscription) in &mut self.subscriptions {
-            let slot = u32::try_from(slot).unwrap_or(u32::MAX);
-            let serial = subscription.serial;
-            subscription.in_doubt &= may_miss(SubscriptionId { slot, serial });
-        }
-    }
-
-    /// What was lost has been found out: says so in every stream that was told that it
-    /// would be.
-    pub(crate) fn end_resync(&mut self, time: Timestamp, complete: bool) {
-        let subscriptions = &mut self.subscriptions;
-        self.outlets.deliver_each(|slot| {
-            let subscription = subscriptions.get_mut(slot as usize)?;
-            subscription.resyncing?;
-            Some([Some(subscription.end_of_resync(time, complete)), None])
-        });
     }
 
     /// Ends every stream and closes every watch.

@@ -91,6 +91,7 @@ impl Tracker {
             _ => None,
         };
         self.settle(key, status, cx);
+        self.lay_later(key, cx.now);
     }
 
     /// Whether nothing but its pid says who a process is.

@@ -9,7 +9,7 @@ use kmonitor_source::{HeldState, ProcessState};
 
 use super::ghost::Ghost;
 use super::process::{Death, Dying, Process};
-use super::{Cx, Recipients, Sink, Tracker};
+use super::{Cx, Now, Recipients, Sink, Tracker};
 
 impl Tracker {
     /// When [`expire`](Self::expire) has something to do next.
@@ -21,8 +21,7 @@ impl Tracker {
     /// Ends the waiting of all deaths whose time is up.
     pub(crate) fn expire(&mut self, cx: &mut Cx<'_, impl Sink>) {
         if self.retry_at.is_some_and(|at| at <= cx.now.elapsed) {
-            self.retry_at = None;
-            self.recheck.append(&mut self.retry);
+            self.look_again();
         }
         while let Some((deadline, key)) = self.deadlines.front().copied() {
             if deadline > cx.now.elapsed {
@@ -34,6 +33,10 @@ impl Tracker {
                 && process.dying.is_some_and(|d| d.deadline <= cx.now.elapsed)
             {
                 self.settle(key, None, cx);
+                // What that leaves goes in its turn.
+                if self.ghosts.contains_key(&key.pid()) {
+                    self.lay_later(key, cx.now);
+                }
             }
         }
     }
@@ -64,14 +67,14 @@ impl Tracker {
         let Some(process) = self.current.get_mut(pid) else {
             return;
         };
-        let held = || process.held.as_ref().map(|held| held.state());
-        let (looked_up, reaped) = match state {
-            ProcessState::Zombie(status @ Status::Known { .. }) => (status, false),
-            _ => match (held(), state) {
-                (Some(Ok(HeldState::Reaped(status))), _) => (status, true),
-                (Some(Ok(HeldState::Zombie(status))), _) => (status, false),
-                (_, ProcessState::Zombie(status)) => (status, false),
-                (_, ProcessState::Alive | ProcessState::Gone) => (Status::Pending, true),
+        let is_known = matches!(state, ProcessState::Zombie(Status::Known { .. }));
+        let held = process.held.as_ref().filter(|_| !is_known);
+        let (looked_up, reaped) = match held.map(|held| held.state()) {
+            Some(Ok(HeldState::Reaped(status))) => (status, true),
+            Some(Ok(HeldState::Zombie(status))) => (status, false),
+            _ => match state {
+                ProcessState::Zombie(status) => (status, false),
+                ProcessState::Alive | ProcessState::Gone => (Status::Pending, true),
             },
         };
         // A known status first; then the reports, which may know what the look
@@ -236,11 +239,17 @@ impl Tracker {
         let Some(parked) = self.parked.get_mut(&pid) else {
             return false;
         };
-        let mut parked = parked.iter_mut();
-        let Some(process) = parked.find(|p| p.may_have_told(tid, parent, time)) else {
+        let mut owners = parked.iter_mut();
+        let Some(process) = owners.find(|p| p.may_have_told(tid, parent, time)) else {
+            // The next owner's end: those of before it come first, and theirs were lost.
+            let is_lost = |p: &&Process| tid.is_leader_of(pid) && p.threads.lost;
+            let lost: Vec<_> = parked.iter().filter(is_lost).map(|p| p.key).collect();
+            for key in lost {
+                self.settle(key, None, cx);
+            }
             return false;
         };
-        process.task_exited(tid, code);
+        process.task_exited(tid, code, parent, time);
         process.died_at(time);
         let key = process.key;
         let ends = process.ends_with(tid);
@@ -290,6 +299,12 @@ impl Tracker {
     pub(super) fn haunt(&mut self, ghost: Ghost) {
         let ghosts = self.ghosts.entry(ghost.key.pid()).or_default();
         ghosts.push(ghost);
+    }
+
+    /// Has what is left of a process go after one more grace.
+    pub(super) fn lay_later(&mut self, key: ProcessKey, now: Now) {
+        let deadline = now.elapsed.saturating_add(self.config.status_grace);
+        self.deadlines.push_back((deadline, key));
     }
 
     pub(super) fn lay_ghost(&mut self, key: ProcessKey) {

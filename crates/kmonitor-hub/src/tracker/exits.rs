@@ -7,8 +7,9 @@ use kmonitor_event::{Event, EventKind, Pid, ProcessKey, Status, StatusSource, Ti
 use kmonitor_source::{ProbeError, ProcessProbe, ProcessState};
 
 use super::codes::Codes;
+use super::looks::{Doubt, ask};
 use super::process::{Death, Process};
-use super::{Cx, Doubt, Sink, Tracker, ask};
+use super::{Cx, Sink, Tracker};
 
 impl Tracker {
     pub(super) fn task_exited(
@@ -26,21 +27,22 @@ impl Tracker {
         {
             return;
         }
-        let host = self.host;
-        let unheard_of = host && !self.current.contains(pid);
+        let unheard_of = self.host && !self.current.contains(pid);
         let behind = self.behind;
-        let has_ghost = !self.ghosts.is_empty() && self.ghosts.contains_key(&pid);
         let leader = tid.is_leader_of(pid);
         let Some(process) = self.entry(pid) else {
             return;
         };
+        if leader && process.is_of_a_former(time) {
+            return;
+        }
         let key = process.key;
         process.parent = process.parent.or(parent);
         // Without a parent it may be a former owner's.
         if parent.is_some() || !leader {
             process.lived_at(time);
         }
-        let of_before_exec = process.task_exited(tid, code);
+        let of_before_exec = process.task_exited(tid, code, parent, time);
         if !leader {
             let status = ExitStatus::from_raw(code);
             let kind = EventKind::ThreadExit { tid, status };
@@ -58,10 +60,10 @@ impl Tracker {
         {
             // A report without a parent is of one who was reaped before it was
             // sent: this one, or an owner of the pid before it whom we did not
-            // track, whose report came after this one's birth.
-            let doubtful = parent.is_none() && leader && (!host || has_ghost);
+            // track, or who has been given up, whose report came after this one's birth.
+            let doubtful = parent.is_none() && leader;
             if doubtful && matches!(cx.probe.state(pid, None), Ok(ProcessState::Alive)) {
-                process.lives_on_or_was_replaced();
+                process.lives_on_or_was_replaced(cx.probe.now());
             } else if leader {
                 let status = Status::from_raw(code, StatusSource::Event);
                 let death = Death {
@@ -85,7 +87,7 @@ impl Tracker {
                         && process.threads.contains(tid, pid)
                     {
                         // Who was told to have ended is there again.
-                        process.lives_on_after(codes);
+                        process.lives_on_after(codes, cx.probe.now());
                     }
                 }
                 // A straggler of a process that was told, or never known.
@@ -141,7 +143,7 @@ impl Tracker {
         let state = ask(process, probe)?;
         if state == ProcessState::Alive {
             if told_out {
-                process.lives_on_or_was_replaced();
+                process.lives_on_or_was_replaced(probe.now());
             }
             return Ok(state);
         }
@@ -178,6 +180,8 @@ impl Tracker {
         }
         let state = match status {
             Status::Pending => match ask(process, cx.probe) {
+                // Reaped since: the source, which knew of whom it spoke, tells that next.
+                Ok(ProcessState::Gone) if key.is_some() => ProcessState::Zombie(Status::Pending),
                 Ok(state @ (ProcessState::Zombie(_) | ProcessState::Gone)) => state,
                 Ok(ProcessState::Alive) | Err(_) => ProcessState::Zombie(Status::Pending),
             },

@@ -5,8 +5,9 @@ use kmonitor_source::{Fact, FactKind, HeldState, ProcessState};
 use rustc_hash::FxHashSet;
 
 use super::ghost::Ghost;
+use super::looks::{Doubt, ask};
 use super::process::{Death, Dying, Process};
-use super::{Cx, Doubt, Hint, Sink, Tracker, ask};
+use super::{Cx, Hint, Sink, Tracker};
 
 impl Tracker {
     /// Whether a fact may be about a process in the table.
@@ -54,7 +55,7 @@ impl Tracker {
                 let Some(entry) = self.entry(process) else {
                     return;
                 };
-                let first = !entry.threads.had_others || entry.threads.others.is_none();
+                let first = entry.threads.others.is_none();
                 entry.thread_created(tid);
                 let key = entry.key;
                 if first {
@@ -299,10 +300,12 @@ impl Tracker {
         if process.unbind_if_unproven() {
             self.holds -= 1;
         }
-        if let Some(codes) = process.take_last_words() {
+        if let Some(codes) = process.take_last_words(next_born) {
             process.tell_out(codes);
         }
-        if process.dying.is_none() {
+        if let Some(dying) = &mut process.dying {
+            dying.death.reaped = true;
+        } else {
             process.dying = Some(Dying {
                 death: Death {
                     time: cx.now.stamp,
@@ -327,8 +330,6 @@ impl Tracker {
     pub(super) fn lost(&mut self, count: Option<u64>, time: Timestamp, cx: &mut Cx<'_, impl Sink>) {
         cx.sink.lost(Lost::new(LossOrigin::Kernel, count), time);
         self.behind = true;
-        // Reports that were due may be among the missing, or come yet.
-        self.ghosts.values_mut().flatten().for_each(Ghost::doubt);
         let mut parked = Vec::new();
         for process in self.parked.values_mut().flatten() {
             if let Some(dying) = &mut process.dying {
@@ -339,6 +340,9 @@ impl Tracker {
         for key in parked {
             self.settle(key, None, cx);
         }
+        // Reports that were due may be among the missing, or come yet; also of those who
+        // were settled just now.
+        self.ghosts.values_mut().flatten().for_each(Ghost::doubt);
         // Those that wait already come first (at the end), or losses that follow
         // each other would keep the same ones from ever being looked at.
         let mut waiting = std::mem::take(&mut self.recheck);
@@ -349,6 +353,7 @@ impl Tracker {
         let known: FxHashSet<_> = waiting.iter().map(|(key, _)| *key).collect();
         for process in self.current.values_mut() {
             process.threads.complete = false;
+            process.threads.lost = true;
             // Births of threads may be among what was lost.
             process.threads.had_others = true;
             if process.dying.is_none() && !known.contains(&process.key) {

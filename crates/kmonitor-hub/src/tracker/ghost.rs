@@ -28,7 +28,10 @@ impl Ghost {
             found_at: process.found_at,
             birth_inferred: process.birth_inferred,
             key: process.key,
-            threads: process.threads.clone(),
+            threads: ThreadSet {
+                complete: process.threads.complete && !process.threads.partial,
+                ..process.threads.clone()
+            },
             swept: match process.past.as_deref() {
                 Some(Past::Swept { threads, .. }) => Some(threads.clone()),
                 _ => None,

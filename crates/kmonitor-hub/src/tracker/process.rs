@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use kmonitor_event::{Exit, Pid, ProcessKey, Status, StatusSource, Tid, Timestamp, UnknownReason};
-use kmonitor_source::{HeldProcess, Identity, ThreadPhase, ThreadState};
+use kmonitor_source::{HeldProcess, Identity};
 use rustc_hash::FxHashSet;
 
 use super::Hint;
 use super::codes::{Agreement, Codes};
+use super::seen::Alone;
 use super::threads::ThreadSet;
 
 /// One process of interest.
@@ -37,10 +38,8 @@ pub(super) struct Process {
     /// When a look found it: it had its pid then, so a birth told of from before
     /// that is no later owner's.
     pub(super) found_at: Option<Timestamp>,
-    /// A look has found nobody in it but its leader, who was not on its way out. A
-    /// report of the leader's exit that was stamped after this, and names a parent, is
-    /// of this process, and its code the status.
-    pub(super) alone_at: Option<Timestamp>,
+    /// The last look that found nobody in it but its leader, who was not on its way out.
+    pub(super) alone: Option<Alone>,
     /// When it was born, where that was reported.
     pub(super) born_at: Option<Timestamp>,
     /// Whether its birth was told, or was before anybody wanted to know.
@@ -75,8 +74,8 @@ pub(super) enum Past {
         leader_told: bool,
     },
     /// What had been told when all reports had come and the pid was found alive
-    /// all the same: valid if it turns out to have been another's by then.
-    LastWords(Codes),
+    /// all the same, and when that was: valid if it was another's by then.
+    LastWords(Codes, Timestamp),
 }
 
 /// What is known of a death but for the status.
@@ -121,7 +120,7 @@ impl Process {
             past: None,
             identity: None,
             found_at: None,
-            alone_at: None,
+            alone: None,
             born_at: None,
             birth_told: true,
             birth_inferred: false,
@@ -202,27 +201,30 @@ impl Process {
     /// (the reports were out of order around an exec, or another's), or a later
     /// process whose birth is still to be read. Goes on as if the former,
     /// remembering what to say if it was the latter.
-    pub(super) fn lives_on_or_was_replaced(&mut self) {
+    pub(super) fn lives_on_or_was_replaced(&mut self, looked_at: Timestamp) {
         let words = self.codes();
         self.execed();
-        self.lives_on_after(words);
+        self.lives_on_after(words, looked_at);
     }
 
     /// As [`lives_on_or_was_replaced`](Self::lives_on_or_was_replaced), where whoever
     /// lives was looked at already.
-    pub(super) fn lives_on_after(&mut self, words: Codes) {
+    pub(super) fn lives_on_after(&mut self, words: Codes, looked_at: Timestamp) {
         self.set_codes(Codes::None);
-        self.past = Some(Box::new(Past::LastWords(words)));
+        self.past = Some(Box::new(Past::LastWords(words, looked_at)));
     }
 
     /// Whether an exit report can be one of a task of this former owner. Of who was
     /// reaped when it was stamped the kernel names no parent any more
     /// (`proc_exit_connector()`, `drivers/connector/cn_proc.c`): what names one, and
-    /// is younger than the next owner, is that one's, though it came first.
+    /// is younger than the next owner, is that one's, though it came first. What names none
+    /// is the first of theirs to come, unless that may be lost.
     pub(super) fn may_have_told(&self, tid: Tid, parent: Option<Pid>, time: Timestamp) -> bool {
         let pid = self.key.pid();
         let younger = self.replaced_at.is_some_and(|at| time >= at);
-        self.threads.contains(tid, pid) && !(younger && parent.is_some() && tid.is_leader_of(pid))
+        // After a loss its own may be among what was lost.
+        let is_doubtful = parent.is_some() || self.threads.lost;
+        self.threads.contains(tid, pid) && !(younger && is_doubtful && tid.is_leader_of(pid))
     }
 
     /// Whether its end is told only if a report of it comes, and none has.
@@ -252,68 +254,27 @@ impl Process {
         };
     }
 
-    /// What had been told of it if it is by now known to have been replaced.
-    pub(super) fn take_last_words(&mut self) -> Option<Codes> {
-        match *self
-            .past
-            .take_if(|past| matches!(**past, Past::LastWords(_)))?
-        {
-            Past::LastWords(codes) => Some(codes),
+    /// What had been told of it if it is by now known to have been replaced: before it was
+    /// looked at, if that is known.
+    pub(super) fn take_last_words(&mut self, next_born: Option<Timestamp>) -> Option<Codes> {
+        match *self.forget_last_words()? {
+            Past::LastWords(codes, looked_at) => {
+                let was_its = next_born.is_none_or(|born| born <= looked_at);
+                was_its.then_some(codes)
+            }
             Past::Swept { .. } => None,
         }
     }
 
-    /// Takes over what a look at the system found, which was over at that time.
-    pub(super) fn seed(&mut self, threads: &[ThreadState], looked_at: Timestamp) {
-        let leader = self.key.pid().leader();
-        self.threads.clear();
-        for thread in threads {
-            // Every thread that can be seen has its exit report still before it,
-            // except one that is dead already, which can only be the leader.
-            if thread.phase == ThreadPhase::Dead {
-                self.threads.leader_told_maybe = true;
-            } else {
-                self.threads.insert(thread.tid, self.key.pid());
-            }
-        }
-        // A leader that is on its way out while others are too: a group exit may
-        // have begun whose code only the leader's report carried.
-        let leaving = |of_leader: bool| {
-            let mut threads = threads.iter();
-            threads.any(|t| (t.tid == leader) == of_leader && t.phase != ThreadPhase::Alive)
-        };
-        // Where nobody stays, another that is gone already may have been the last to
-        // begin its exit, whose code counts.
-        let nobody_stays = threads.iter().all(|it| it.phase != ThreadPhase::Alive);
-        if leaving(true) && leaving(false) || nobody_stays {
-            self.set_codes(Codes::Differ);
-        }
-        self.threads.complete = true;
-        let is_alone = threads.len() == 1 && self.threads.leader && !nobody_stays;
-        if is_alone && self.is_identified() {
-            // No group exit has begun, or it had been told to end; and whatever others
-            // ended with, the last to begin its exit decides.
-            self.set_codes(Codes::None);
-            self.past = None;
-            self.threads.had_others = false;
-            self.alone_at = Some(looked_at);
-        } else {
-            // Nor does the one who is left, and leaving, say that it was alone.
-            self.threads.had_others |= threads.len() > 1 || nobody_stays;
-        }
+    /// It was itself who was looked at.
+    pub(super) fn forget_last_words(&mut self) -> Option<Box<Past>> {
+        self.past
+            .take_if(|past| matches!(**past, Past::LastWords(..)))
     }
 
     /// Whether its leader's code is its status, and no other task can end before it.
     pub(super) fn is_single_threaded(&self) -> bool {
         self.threads.complete && !self.threads.had_others
-    }
-
-    /// Whether an exit report of the leader of a single-threaded process may be another
-    /// process's that had the pid before. The kernel stamps a report, then looks for the
-    /// parent, and finds none once the task was reaped: see `alone_at`.
-    pub(super) fn may_be_of_a_former(&self, parent: Option<Pid>, time: Timestamp) -> bool {
-        let looked_at = self.alone_at;
-        looked_at.is_some_and(|at| time <= at || parent.is_none())
     }
 
     /// Whether it is as just after its last exec.
@@ -335,6 +296,8 @@ impl Process {
         if self.threads.leader {
             let others = self.threads.others.take();
             let others = others.filter(|others| !others.is_empty());
+            // A look from before says nothing of who is the leader now.
+            self.alone = self.alone.filter(|_| others.is_none());
             self.past = others.map(|others| {
                 Box::new(Past::Swept {
                     threads: *others,
@@ -342,12 +305,9 @@ impl Process {
                 })
             });
         } else {
-            self.take_last_words();
+            self.forget_last_words();
         }
-        // Of those whom a loss hides, reports from before the exec may still come.
-        let complete = self.threads.complete;
         self.threads.only_leader();
-        self.threads.complete = complete;
         self.set_codes(Codes::None);
     }
 
@@ -359,7 +319,17 @@ impl Process {
 
     /// One of its tasks ended. Whether that was the leader of before an exec,
     /// which says nothing about the one of after it.
-    pub(super) fn task_exited(&mut self, tid: Tid, code: i32) -> bool {
+    pub(super) fn task_exited(
+        &mut self,
+        tid: Tid,
+        code: i32,
+        parent: Option<Pid>,
+        time: Timestamp,
+    ) -> bool {
+        if self.alone.is_some() && !self.may_be_of_a_former(parent, time) {
+            // The report of that leader was lost, or will be known for another's.
+            self.past = None;
+        }
         if let Some(Past::Swept {
             threads: swept,
             leader_told,
@@ -377,7 +347,8 @@ impl Process {
         }
         // With the accounting complete, a task we do not know is one that an
         // exec has already swept away: its code says nothing.
-        if self.threads.remove(tid, self.key.pid()) || !self.threads.complete {
+        let is_whole = self.threads.complete && !self.threads.partial;
+        if self.threads.remove(tid, self.key.pid()) || !is_whole {
             let mut codes = self.codes();
             codes.note(code);
             self.set_codes(codes);
@@ -388,7 +359,8 @@ impl Process {
     /// The status, if the exit reports settle it.
     pub(super) fn agreed_status(&self) -> Option<Status> {
         match self.codes() {
-            Codes::All(code) if self.is_told_out() => {
+            // Whoever is missing from a list may have ended the process.
+            Codes::All(code) if self.is_told_out() && !self.threads.partial => {
                 Some(Status::from_raw(code, StatusSource::Event))
             }
             _ => None,
@@ -423,7 +395,7 @@ impl Process {
 
     /// Whether a report may still come that must not be taken for another's.
     pub(super) fn leaves_ghost(&self) -> bool {
-        !self.is_told_out() || self.threads.leader_told_maybe
+        !self.is_told_out() || self.threads.partial || self.threads.leader_told_maybe
     }
 
     /// Whether no further exit report can change what is known.
@@ -433,15 +405,19 @@ impl Process {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn process() -> Process {
+    pub(in super::super) fn process() -> Process {
         Process::born(ProcessKey::new(Pid::new(10).unwrap(), 0), None)
     }
 
-    fn tid(raw: i32) -> Tid {
+    pub(in super::super) fn tid(raw: i32) -> Tid {
         Tid::new(raw).unwrap()
+    }
+
+    pub(in super::super) fn exit(process: &mut Process, task: i32, code: i32) -> bool {
+        process.task_exited(tid(task), code, None, Timestamp::default())
     }
 
     #[test]
@@ -463,9 +439,9 @@ mod tests {
     fn codes_that_agree_settle_the_status() {
         let mut process = process();
         process.thread_created(tid(11));
-        process.task_exited(tid(10), 0x500);
+        exit(&mut process, 10, 0x500);
         assert_eq!(process.agreed_status(), None);
-        process.task_exited(tid(11), 0x500);
+        exit(&mut process, 11, 0x500);
         assert_eq!(process.agreed_status().unwrap().raw(), Some(0x500));
     }
 
@@ -473,8 +449,8 @@ mod tests {
     fn codes_that_differ_settle_nothing() {
         let mut process = process();
         process.thread_created(tid(11));
-        process.task_exited(tid(10), 0x300);
-        process.task_exited(tid(11), 0x900);
+        exit(&mut process, 10, 0x300);
+        exit(&mut process, 11, 0x900);
         assert!(process.is_told_out());
         assert_eq!(process.agreed_status(), None);
     }
@@ -483,10 +459,10 @@ mod tests {
     fn an_exec_forgets_codes_and_late_siblings() {
         let mut process = process();
         process.thread_created(tid(11));
-        process.task_exited(tid(10), 0);
+        exit(&mut process, 10, 0);
         process.execed();
-        process.task_exited(tid(11), 9);
-        process.task_exited(tid(10), 0x700);
+        exit(&mut process, 11, 9);
+        exit(&mut process, 10, 0x700);
         assert_eq!(process.agreed_status().unwrap().raw(), Some(0x700));
     }
 
@@ -495,9 +471,9 @@ mod tests {
         let mut process = process();
         process.thread_created(tid(11));
         process.execed();
-        assert!(process.task_exited(tid(10), 0));
+        assert!(exit(&mut process, 10, 0));
         assert!(!process.is_told_out());
-        assert!(!process.task_exited(tid(10), 0x700));
+        assert!(!exit(&mut process, 10, 0x700));
         assert_eq!(process.agreed_status().unwrap().raw(), Some(0x700));
     }
 
@@ -506,56 +482,8 @@ mod tests {
         let mut process = process();
         process.thread_created(tid(11));
         process.execed();
-        assert!(!process.task_exited(tid(11), 0));
-        assert!(!process.task_exited(tid(10), 0x700));
+        assert!(!exit(&mut process, 11, 0));
+        assert!(!exit(&mut process, 10, 0x700));
         assert_eq!(process.agreed_status().unwrap().raw(), Some(0x700));
-    }
-
-    #[test]
-    fn a_seed_leaves_out_a_dead_leader() {
-        let mut process = Process::found(ProcessKey::new(Pid::new(10).unwrap(), 0), None);
-        process.seed(
-            &[
-                ThreadState {
-                    tid: tid(10),
-                    phase: ThreadPhase::Dead,
-                },
-                ThreadState {
-                    tid: tid(11),
-                    phase: ThreadPhase::Alive,
-                },
-            ],
-            Timestamp::default(),
-        );
-        process.task_exited(tid(11), 0x500);
-        assert_eq!(process.agreed_status().unwrap().raw(), Some(0x500));
-    }
-
-    #[test]
-    fn one_that_is_seen_leaving_may_not_have_been_alone() {
-        let mut process = process();
-        process.threads.complete = false;
-        let leaving = ThreadState {
-            tid: tid(10),
-            phase: ThreadPhase::Exiting,
-        };
-        process.seed(&[leaving], Timestamp::default());
-        assert!(process.threads.had_others);
-        process.task_exited(tid(10), 0x300);
-        assert_eq!(process.agreed_status(), None);
-    }
-
-    #[test]
-    fn a_seed_in_the_middle_of_a_group_exit_trusts_no_code() {
-        let mut process = Process::found(ProcessKey::new(Pid::new(10).unwrap(), 0), None);
-        let exiting = |raw| ThreadState {
-            tid: tid(raw),
-            phase: ThreadPhase::Exiting,
-        };
-        process.seed(&[exiting(10), exiting(11)], Timestamp::default());
-        process.task_exited(tid(11), 0x700);
-        process.task_exited(tid(10), 0x700);
-        assert!(process.is_told_out());
-        assert_eq!(process.agreed_status(), None);
     }
 }

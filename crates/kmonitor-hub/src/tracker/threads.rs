@@ -10,9 +10,13 @@ pub(super) struct ThreadSet {
     /// Boxed, because nearly every process has none.
     pub(super) others: Option<Box<FxHashSet<Tid>>>,
     pub(super) leader: bool,
-    /// Whether it holds every live thread. A loss ends that; a look at the system
-    /// restores it.
+    /// Whether it holds every live thread, but for those who are `partial`ly missing. A loss
+    /// ends that; a look at the system restores it.
     pub(super) complete: bool,
+    /// A loss may have taken reports of it that were due, and it was not looked at since.
+    pub(super) lost: bool,
+    /// A look may have missed some that came and went too fast.
+    pub(super) partial: bool,
     /// The leader was found dead: its report was sent, or is just being sent.
     pub(super) leader_told_maybe: bool,
     /// Whether there ever was a second thread, as far as we know.
@@ -32,6 +36,8 @@ impl ThreadSet {
             others: None,
             leader: false,
             complete: true,
+            lost: false,
+            partial: false,
             leader_told_maybe: false,
             had_others: false,
         }
@@ -51,11 +57,11 @@ impl ThreadSet {
         self.others = None;
     }
 
-    /// Nobody but the leader lives.
+    /// Nobody but the leader lives. Of others whom a loss hides, reports may still come.
     pub(super) fn only_leader(&mut self) {
         self.leader = true;
         self.others = None;
-        self.complete = true;
+        self.partial = false;
     }
 
     pub(super) fn insert(&mut self, tid: Tid, process: Pid) {

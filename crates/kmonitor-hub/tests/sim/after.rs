@@ -1,12 +1,15 @@
 //! What happened before a subscription, or before a loss was read, and is read after it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use kmonitor_event::{EventMask, Pid};
 use kmonitor_hub::Filter;
 use kmonitor_source::sim::{SimConfig, SimKernel};
 
-use crate::support::{drain, exits, hub, hub_on, subscribe};
+use crate::probes::FaultyProbe;
+use crate::support::{drain, exits, hub, hub_on, hub_probing, idle, subscribe};
 
 const PROCESSES: usize = 1000;
 
@@ -75,4 +78,55 @@ async fn an_exec_within_a_loss_ends_nobody_who_was_born_before_our_eyes() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     exec_by_unheard_of_threads(&kernel, &pids).await;
     assert_eq!(exits(&drain(&mut events).await).len(), 0);
+}
+
+/// The end of the leader of before an exec is reported after a loss was made good, and the
+/// process has ended otherwise by then.
+#[tokio::test(start_paused = true)]
+async fn a_late_report_of_before_an_exec_is_not_the_status() {
+    let kernel = SimKernel::new(SimConfig::default().seed(1));
+    // Which has nothing to hold a process by.
+    let hub = hub_probing(&kernel, FaultyProbe::new(&kernel)).await;
+    let pid = kernel.spawn().unwrap();
+    let watch = hub.watch(pid).await.unwrap();
+    let thread = kernel.clone_thread(pid).unwrap();
+    idle().await;
+    kernel.hold_exits(true);
+    kernel.exec(thread).unwrap();
+    idle().await;
+    kernel.lose(1);
+    idle().await;
+    kernel.hold_exits(false);
+    kernel.exit_group(pid.leader(), 7).unwrap();
+    kernel.reap(pid).unwrap();
+    let status = watch.await.unwrap().status;
+    assert!(status.code().is_none_or(|code| code == 7), "{status}");
+}
+
+/// An exec happens just before a look and is read after it, when the process has ended: the
+/// report of the leader of before the exec is not its end.
+#[tokio::test(start_paused = true)]
+async fn a_report_of_before_the_look_is_not_the_end() {
+    let kernel = SimKernel::new(SimConfig::default().seed(1));
+    let pid = kernel.spawn().unwrap();
+    let thread = kernel.clone_thread(pid).unwrap();
+    let executed = Arc::new(AtomicBool::new(false));
+    let has_executed = Arc::clone(&executed);
+    let probe = FaultyProbe::new(&kernel)
+        .after_listing(move |kernel| {
+            // Not before the loss.
+            if kernel.counts().dropped > 0 && kernel.exec(thread).is_ok() {
+                executed.store(true, SeqCst);
+            }
+        })
+        .after_state(move |kernel, _| {
+            if has_executed.load(SeqCst) && kernel.exit_group(pid.leader(), 7).is_ok() {
+                kernel.reap(pid).unwrap();
+            }
+        });
+    let hub = hub_probing(&kernel, probe).await;
+    let mut events = subscribe(&hub, Filter::tree(pid)).await;
+    idle().await;
+    kernel.lose(1);
+    assert_eq!(exits(&drain(&mut events).await), [(pid, Some(0x700))]);
 }

@@ -8,7 +8,10 @@ use kmonitor_hub::{Filter, Hub};
 use kmonitor_source::sim::{SimConfig, SimKernel, SimSource};
 use kmonitor_source::{Capabilities, EventSource, Fact, KernelInterest, SourceError};
 
-use crate::support::{drain, exits, hub, hub_on, kinds, status_of, subscribe, within};
+use crate::probes::FaultyProbe;
+use crate::support::{
+    drain, exits, hub, hub_on, hub_probing, idle, kinds, status_of, subscribe, within,
+};
 
 #[tokio::test(start_paused = true)]
 async fn closing_hands_out_what_was_queued_and_ends_the_streams() {
@@ -92,6 +95,27 @@ async fn closing_does_not_forget_a_death_whose_status_is_due() {
     let events = drain(&mut events).await;
     assert_eq!(exits(&events), [(pid, None)]);
     assert_eq!(status_of(&events, pid), unknown);
+}
+
+/// Who could not be looked at when its exit was reported is looked at before the end.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_ends_before_the_next_look_takes_no_end_with_it() {
+    let kernel = SimKernel::new(SimConfig::default().seed(1));
+    let probe = FaultyProbe::new(&kernel);
+    let faults = probe.faults();
+    let hub = hub_probing(&kernel, probe).await;
+    let pid = kernel.spawn().unwrap();
+    let watch = hub.watch(pid).await.unwrap();
+    kernel.clone_thread(pid).unwrap();
+    idle().await;
+    faults.fail_states(1);
+    kernel.exit_group(pid.leader(), 5).unwrap();
+    // It is read, and the look fails.
+    while faults.states_to_fail() > 0 {
+        tokio::task::yield_now().await;
+    }
+    kernel.end();
+    assert_eq!(watch.await.unwrap().status.code(), Some(5));
 }
 
 /// Once streams and watches waited for ever for a hub whose runtime had been

@@ -9,6 +9,7 @@ mod endings;
 mod fairness;
 mod late_births;
 mod loss;
+mod owners;
 mod probes;
 mod probing;
 mod random;

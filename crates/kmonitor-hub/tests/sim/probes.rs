@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use kmonitor_event::{Pid, Timestamp};
 use kmonitor_source::sim::{SimKernel, SimProbe};
 use kmonitor_source::{
-    Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture, ThreadState,
+    Identity, Listing, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture,
+    ThreadState,
 };
 
 type Happening = Box<dyn Fn(&SimKernel) + Send + Sync>;
@@ -22,6 +23,7 @@ pub(crate) struct FaultyProbe {
     after_listing: Option<Happening>,
     before_identifying: Option<HappeningTo>,
     after_identifying: Option<HappeningTo>,
+    after_state: Option<HappeningTo>,
 }
 
 /// What is wrong with a [`FaultyProbe`], and how often it was asked.
@@ -70,6 +72,7 @@ impl FaultyProbe {
             after_listing: None,
             before_identifying: None,
             after_identifying: None,
+            after_state: None,
         }
     }
 
@@ -109,6 +112,15 @@ impl FaultyProbe {
         self
     }
 
+    /// Does this whenever it was asked how a process is.
+    pub(crate) fn after_state(
+        mut self,
+        happens: impl Fn(&SimKernel, Pid) + Send + Sync + 'static,
+    ) -> Self {
+        self.after_state = Some(Box::new(happens));
+        self
+    }
+
     pub(crate) fn faults(&self) -> Arc<Faults> {
         Arc::clone(&self.faults)
     }
@@ -138,10 +150,14 @@ impl ProcessProbe for FaultyProbe {
             self.faults.fail_states(left - 1);
             return Err(too_many_files("open a pidfd"));
         }
-        self.probe.state(pid, identity)
+        let state = self.probe.state(pid, identity)?;
+        if let Some(happens) = &self.after_state {
+            happens(&self.kernel, pid);
+        }
+        Ok(state)
     }
 
-    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<(), ProbeError> {
+    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<Listing, ProbeError> {
         if self.faults.threads_fail.load(Ordering::SeqCst) {
             return Err(too_many_files("list threads"));
         }

@@ -8,13 +8,16 @@ use kmonitor_source::sim::{SimConfig, SimKernel};
 
 use crate::support::{drain, hub_on, subscribe, within};
 
+/// What is run where nobody asks for other seeds.
+pub(crate) const DEFAULT_SEEDS: std::ops::Range<u64> = 0..150;
+
 /// Seeds to run; each failure names its own. `KMONITOR_SEED=7` runs that one,
 /// `KMONITOR_SEEDS=5000` so many.
 pub(crate) fn seeds() -> std::ops::Range<u64> {
     let number = |name| Some(std::env::var(name).ok()?.parse().expect("a number"));
     match number("KMONITOR_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("KMONITOR_SEEDS").unwrap_or(150),
+        None => 0..number("KMONITOR_SEEDS").unwrap_or(DEFAULT_SEEDS.end),
     }
 }
 

@@ -3,8 +3,8 @@
 use kmonitor_event::{Pid, Status, UnknownReason};
 
 use crate::{
-    Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture, ThreadPhase,
-    ThreadState,
+    Identity, Listing, ProbeError, ProcessEntry, ProcessProbe, ProcessState, ReapFuture,
+    ThreadPhase, ThreadState,
 };
 
 /// Knows nothing, and says what leaves every decision to the recording: each pid
@@ -43,13 +43,13 @@ impl ProcessProbe for ReplayProbe {
         Ok(ProcessState::Alive)
     }
 
-    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<(), ProbeError> {
+    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<Listing, ProbeError> {
         threads.clear();
         threads.push(ThreadState {
             tid: pid.leader(),
             phase: ThreadPhase::Alive,
         });
-        Ok(())
+        Ok(Listing::Whole)
     }
 
     fn processes(&self, processes: &mut Vec<ProcessEntry>) -> Result<(), ProbeError> {

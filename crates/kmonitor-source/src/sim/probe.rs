@@ -10,8 +10,8 @@ use kmonitor_event::{Pid, Status, Timestamp, UnknownReason};
 use super::SimKernel;
 use super::state::{Phase, Process, State, TICK_NANOS};
 use crate::{
-    HeldProcess, HeldState, Identity, ProbeError, ProcessEntry, ProcessProbe, ProcessState,
-    ReapFuture, ThreadPhase, ThreadState,
+    HeldProcess, HeldState, Identity, Listing, ProbeError, ProcessEntry, ProcessProbe,
+    ProcessState, ReapFuture, ThreadPhase, ThreadState,
 };
 
 /// Asks a [`SimKernel`] about its processes, from [`SimKernel::probe`].
@@ -70,7 +70,7 @@ impl ProcessProbe for SimProbe {
         })
     }
 
-    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<(), ProbeError> {
+    fn threads(&self, pid: Pid, threads: &mut Vec<ThreadState>) -> Result<Listing, ProbeError> {
         self.kernel.with(|state| {
             threads.clear();
             let process = find(state, pid)?;
@@ -82,7 +82,7 @@ impl ProcessProbe for SimProbe {
                     Phase::Dead => ThreadPhase::Dead,
                 },
             }));
-            Ok(())
+            Ok(Listing::Whole)
         })
     }
 
