@@ -26,6 +26,9 @@ use crate::spec::KillScope;
 /// How often a signal looks for members that were forked while it went round.
 const PASSES_MAX: usize = 16;
 
+/// How often survivors are looked for who come and go faster than they can be named.
+const SURVIVOR_LOOKS_MAX: usize = 16;
+
 /// How many members are waited for at a time.
 const HELD_MAX: usize = 32;
 
@@ -302,15 +305,23 @@ impl Scope {
     /// # Errors
     /// It could not be found out.
     pub(super) fn survivors(&self, leader: &Leader) -> io::Result<Vec<Survivor>> {
-        let members = self.members(leader, true)?.into_iter();
-        let survivors = members
-            .filter_map(|member| {
+        for _ in 0..SURVIVOR_LOOKS_MAX {
+            let members = match self.members(leader, true) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                members => members?,
+            };
+            let named = members.iter().filter_map(|member| {
                 let (stat, name) = procfs::stat_and_name(member.pid)?;
-                let same = stat.start == member.start && !stat.is_dead();
+                let same = stat.id() == member.id() && !stat.is_dead();
                 same.then(|| Some(Survivor::new(stat.pid()?, name, char::from(stat.state))))?
-            })
-            .collect();
-        Ok(survivors)
+            });
+            let named: Vec<_> = named.collect();
+            // Of members that fork and end all may have ended before they were named.
+            if !named.is_empty() || members.is_empty() {
+                return Ok(named);
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 }
 
