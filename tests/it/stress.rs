@@ -13,6 +13,7 @@ use kmonitor::{
     Subscription, UnknownReason,
 };
 use kmonitor_tests::{Hazard, RunningHazard, Scenario};
+use rustix::process::{Signal, getpid, kill_process};
 
 use crate::HAZARD;
 use crate::counted::Counted;
@@ -29,7 +30,7 @@ const STORM: usize = 100_000;
 fn a_reader_stopped_in_a_storm_counts_its_loss_and_misses_no_exit() {
     alone(
         "stress::a_reader_stopped_in_a_storm_counts_its_loss_and_misses_no_exit",
-        || on_one_thread(Holds::None),
+        || stopped_in_a_storm(Holds::None),
     );
 }
 
@@ -39,7 +40,7 @@ fn a_reader_stopped_in_a_storm_counts_its_loss_and_misses_no_exit() {
 fn with_held_pidfds_a_stopped_reader_knows_every_status() {
     alone(
         "stress::with_held_pidfds_a_stopped_reader_knows_every_status",
-        || on_one_thread(Holds::All),
+        || stopped_in_a_storm(Holds::All),
     );
 }
 
@@ -96,21 +97,23 @@ fn lost(event: &Event) -> u64 {
     }
 }
 
-async fn on_one_thread(holds: Holds) {
-    let run = move || {
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_all().build().unwrap();
-        runtime.block_on(stopped_in_a_storm(holds));
-    };
-    tokio::task::spawn_blocking(run).await.unwrap();
+/// Stops this whole program by SIGSTOP. Another one makes a storm then, has the watched
+/// end in the midst of it, and at last has this one go on.
+fn storm_while_stopped(hazard: &mut RunningHazard) {
+    let half = format!("\"$0\" storm --count {} --pin >/dev/null", STORM / 2);
+    let script = format!(
+        "until grep -q '^State:.T' /proc/$PPID/status; do :; done
+         {half} && echo && {half}; ended=$?; kill -CONT $PPID; exit $ended"
+    );
+    let mut storm = Command::new("sh");
+    storm.args(["-c", &script, HAZARD]);
+    let mut storm = hazard.release_by(&mut storm).unwrap();
+    kill_process(getpid(), Signal::STOP).unwrap();
+    assert!(storm.wait().unwrap().success());
 }
 
 async fn stopped_in_a_storm(holds: Holds) {
-    // The hub runs on this thread: while that waits for the storm to be over,
-    // nothing is read, as if the program had got SIGSTOP.
-    let builder = Hub::builder()
-        .only(SourceKind::Connector)
-        .on_current_runtime();
+    let builder = Hub::builder().only(SourceKind::Connector);
     let hub = match holds {
         Holds::None => builder.holds_max(None),
         Holds::All => builder,
@@ -127,9 +130,7 @@ async fn stopped_in_a_storm(holds: Holds) {
         assert_eq!(hub.stats().await.unwrap().held, WATCHED);
     }
 
-    kmonitor_tests::storm(HAZARD, STORM / 2).unwrap();
-    hazard.release().unwrap();
-    kmonitor_tests::storm(HAZARD, STORM / 2).unwrap();
+    storm_while_stopped(&mut hazard);
     let truth = hazard.finish_map().unwrap();
 
     let mut unknown = 0;

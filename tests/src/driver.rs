@@ -25,6 +25,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -251,6 +252,17 @@ impl RunningHazard {
     pub fn release(&mut self) -> io::Result<()> {
         self.held = false;
         self.input.write_all(b"\n")
+    }
+
+    /// Starts a program that lets the announced processes go on, by a line that it
+    /// writes. For what must happen while the caller itself is stopped.
+    ///
+    /// # Errors
+    /// What spawning it returned.
+    pub fn release_by(&mut self, program: &mut Command) -> io::Result<Child> {
+        let input = self.input.as_fd().try_clone_to_owned()?;
+        self.held = false;
+        program.stdin(Stdio::null()).stdout(input).spawn()
     }
 
     /// Waits for the next process to be reaped: its pid and raw wait status.
