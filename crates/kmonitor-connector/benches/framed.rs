@@ -47,6 +47,14 @@ mod decode;
     unreachable_pub,
     reason = "only a part is measured"
 )]
+#[path = "../src/sequence.rs"]
+mod sequence;
+#[allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "only a part is measured"
+)]
 #[path = "../src/wire.rs"]
 mod wire;
 
@@ -179,7 +187,8 @@ fn framed(reads: u32) -> f64 {
     nanos_per_event(reads, |collected| {
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some((message, _))) = Pin::new(&mut framed).poll_next(&mut cx) {
-            if let NetlinkPayload::InnerMessage(Payload(Ok(Message::Fact(fact)))) = message.payload
+            if let NetlinkPayload::InnerMessage(Payload { message, .. }) = message.payload
+                && let Ok(Message::Fact(fact)) = message
             {
                 collected.push(fact);
             }

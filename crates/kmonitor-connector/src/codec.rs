@@ -15,19 +15,26 @@ use netlink_packet_core::{
 use netlink_proto::NetlinkMessageCodec;
 
 use crate::decode::{DecodeError, Frame, Message, decode_payload};
+use crate::sequence::Number;
 use crate::wire;
 
-/// What a netlink message of the connector's holds. That it makes no sense is
-/// data too: the codec has no other way to tell.
+/// What a netlink message of the connector's holds.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Payload(pub(crate) Result<Message, DecodeError>);
+pub(crate) struct Payload {
+    /// That it makes no sense is data too: the codec has no other way to tell.
+    pub(crate) message: Result<Message, DecodeError>,
+    pub(crate) number: Option<Number>,
+}
 
 impl NetlinkDeserializable for Payload {
     type Error = Infallible;
 
     #[inline]
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
-        Ok(Self(decode_payload(header.message_type, payload)))
+        Ok(Self {
+            message: decode_payload(header.message_type, payload),
+            number: Number::of(payload),
+        })
     }
 }
 

@@ -27,7 +27,7 @@ pub fn codec(datagram: &[u8]) {
         let message: Option<NetlinkMessage<Payload>> =
             ConnectorCodec::decode(&mut buffer).expect("the codec has no errors");
         let payload = message.expect("as many messages").payload;
-        let NetlinkPayload::InnerMessage(Payload(read)) = payload else {
+        let NetlinkPayload::InnerMessage(Payload { message: read, .. }) = payload else {
             panic!("not our payload");
         };
         assert_eq!(read, expected);

@@ -9,7 +9,8 @@
 //!
 //! What it cannot do: it serves the initial network, pid, user and time namespaces only,
 //! it tells nothing of processes that were there before, and the kernel says
-//! nothing of an event that it had no memory to allocate.
+//! nothing of an event that it had no memory to allocate, which shows only where all
+//! events of the host pass, by a number that is missing.
 //!
 //! Source of the rules: `drivers/connector/cn_proc.c`, `net/netlink/af_netlink.c`
 //! and `netlink(7)`.
@@ -27,6 +28,7 @@ mod listen;
 mod namespaces;
 mod overflow;
 mod pace;
+mod sequence;
 mod socket;
 mod source;
 #[expect(unsafe_code, reason = "system calls that no safe crate offers")]

@@ -14,13 +14,8 @@
 //! what is read behind it came after the loss. All datagrams of the connector
 //! take the same memory, so how many are left follows from how much is left.
 //!
-//! Why the sequence numbers of the messages are not used to check the count: each
-//! processor numbers its own (`send_msg()`, `drivers/connector/cn_proc.c`), so a gap
-//! shows only on one that was heard of before and after the loss (2 291 of 2 750 lost
-//! ones did, on two processors). And it numbers what it sends to anybody: whatever a
-//! filter held back, or came before we listened, is a gap as well. A check that holds
-//! only without a filter, and in the midst of a stream, would cry wolf or be silent;
-//! the socket's own counter does neither.
+//! What was lost without an overflow is no drop, and shows by its number, if at all:
+//! `sequence.rs`.
 //!
 //! What cannot be told apart: where the queue overflows again in the moment
 //! between the read that emptied it and the look at the count, the first loss is

@@ -50,6 +50,8 @@ struct Reading {
     window: usize,
     /// Whether an empty queue is waited on.
     waits: bool,
+    /// Whether the last read found nothing.
+    empty: bool,
 }
 
 impl BatchSocket {
@@ -75,6 +77,7 @@ impl BatchSocket {
                 fruitless: 0,
                 window: WINDOW_MIN,
                 waits: true,
+                empty: false,
             }),
         })
     }
@@ -124,6 +127,11 @@ impl BatchSocket {
         self.reading.borrow_mut().waits = waits;
     }
 
+    /// Whether the last read found nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.reading.borrow().empty
+    }
+
     /// Ready unless a pause lasts.
     pub(crate) fn poll_due(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.wait.borrow_mut().poll_due(cx)
@@ -164,6 +172,7 @@ impl BatchSocket {
             let limit = limit.min(reading.window);
             match reading.batch.receive(self.fd(), limit) {
                 Ok(count) => {
+                    reading.empty = false;
                     reading.overflow.received(count);
                     reading.window = if count == limit {
                         sys::DATAGRAMS_MAX
@@ -180,6 +189,7 @@ impl BatchSocket {
                     }
                     Some(Errno::INTR) => {}
                     Some(Errno::AGAIN) => {
+                        reading.empty = true;
                         if reading.overflow.found_empty() {
                             reading.tell_loss(self.fd())?;
                         }

@@ -19,9 +19,10 @@ use rustix::io::Errno;
 
 use crate::builder::ConnectorBuilder;
 use crate::codec::{ConnectorCodec, Payload};
-use crate::decode::{Ack, Message};
+use crate::decode::{Ack, DecodeError, Message};
 use crate::filter::{Filter, forgets_its_listeners};
 use crate::listen::{Handshake, ListenError, Listening, random_nonce};
+use crate::sequence::Sequence;
 use crate::socket::BatchSocket;
 use crate::wire::Request;
 
@@ -49,6 +50,10 @@ const LAST_MESSAGES_MAX: usize = 8 << 20;
 /// that the kernel says it dropped, of all that the filter let pass. The sum of
 /// these numbers is exact; where two losses follow in a moment, drops of the second
 /// may be counted with the first, and the second told with as many less, even 0.
+///
+/// While all events of the host pass, those that the kernel had no memory to send are
+/// missing by their numbers, and told in the same way before the next of the same
+/// processor (`SourceStats::unsent`).
 ///
 /// # Minimum kernel version
 /// Linux 2.6.15 with `CONFIG_PROC_EVENTS`, in the initial network, pid and user
@@ -78,12 +83,16 @@ const LAST_MESSAGES_MAX: usize = 8 << 20;
 /// ```
 pub struct ConnectorSource {
     framed: NetlinkFramed<Payload, BatchSocket, ConnectorCodec>,
+    sequence: Sequence,
+    /// What a gap in the numbers was told before.
+    after_gap: Option<Result<Message, DecodeError>>,
     listening: Listening,
     filter: Filter,
     /// Facts that came between LISTEN and its answer.
     early: Vec<Fact>,
     capabilities: Capabilities,
     malformed: u64,
+    unsent: u64,
     ack_timeout: Duration,
 }
 
@@ -134,12 +143,17 @@ impl ConnectorSource {
         capabilities.narrowing = filter.narrowing();
         capabilities.queue = Some(socket.queue_size());
         Self {
+            // Where drops are not counted (before 4.12) numbers may come out of order, too
+            // (before 4.10).
+            sequence: Sequence::new(loss == LossReport::Exact),
             framed: NetlinkFramed::new(socket),
+            after_gap: None,
             listening: Listening::Not,
             filter,
             early: Vec::new(),
             capabilities,
             malformed: 0,
+            unsent: 0,
             ack_timeout,
         }
     }
@@ -150,7 +164,7 @@ impl ConnectorSource {
             return Poll::Ready(Ok(()));
         }
         if let Listening::Not = self.listening {
-            self.socket().restart_loss_count();
+            self.restart_loss_count();
             if let Err(error) = self.socket().join() {
                 return Poll::Ready(Err(ListenError::Join(error)));
             }
@@ -219,7 +233,12 @@ impl ConnectorSource {
         if let Listening::Asked(handshake) = &mut self.listening {
             handshake.repeat(ignored.is_err());
         }
+        self.restart_loss_count();
+    }
+
+    fn restart_loss_count(&mut self) {
         self.socket().restart_loss_count();
+        self.sequence.restart();
     }
 
     /// Stops the kernel from sending events, and drops what is queued.
@@ -284,33 +303,64 @@ impl ConnectorSource {
     /// The next message.
     #[inline]
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, SourceError>> {
-        let Some((message, _)) = ready!(Pin::new(&mut self.framed).poll_next(cx)) else {
+        if let Some(message) = self.after_gap.take() {
+            return Poll::Ready(Ok(self.sort(message)));
+        }
+        let Poll::Ready(next) = Pin::new(&mut self.framed).poll_next(cx) else {
+            if self.socket().is_empty() {
+                self.sequence.found_empty();
+            }
+            return Poll::Pending;
+        };
+        let Some((message, _)) = next else {
             let error = self.socket().take_error();
             let error = error.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
             let error = SourceError::io("read from the proc connector", error);
             return Poll::Ready(Err(error));
         };
         Poll::Ready(Ok(match message.payload {
-            NetlinkPayload::InnerMessage(Payload(Ok(Message::Fact(fact)))) => Incoming::Fact(fact),
-            NetlinkPayload::InnerMessage(Payload(Ok(Message::Ack(ack)))) => Incoming::Ack(ack),
-            NetlinkPayload::InnerMessage(Payload(Err(_))) => {
-                self.malformed += 1;
-                Incoming::Useless
+            NetlinkPayload::InnerMessage(Payload { message, number }) => {
+                let missing = number.map_or(0, |number| self.sequence.missing_before(number));
+                if missing == 0 {
+                    self.sort(message)
+                } else {
+                    self.after_gap = Some(message);
+                    self.unsent += u64::from(missing);
+                    tracing::warn!(missing, "the kernel did not send all of its events");
+                    lost(Some(u64::from(missing)))
+                }
             }
             _ => match self.socket().take_loss() {
                 Some(count) => {
                     tracing::warn!(count, "the proc connector's queue overflowed");
                     self.capabilities.queue = Some(self.socket().queue_size());
-                    Incoming::Fact(Fact::new(Timestamp::now(), FactKind::Lost { count }))
+                    self.sequence.restart();
+                    lost(count)
                 }
                 None => Incoming::Useless,
             },
         }))
     }
 
+    #[inline]
+    fn sort(&mut self, message: Result<Message, DecodeError>) -> Incoming {
+        match message {
+            Ok(Message::Fact(fact)) => Incoming::Fact(fact),
+            Ok(Message::Ack(ack)) => Incoming::Ack(ack),
+            Err(_) => {
+                self.malformed += 1;
+                Incoming::Useless
+            }
+        }
+    }
+
     fn socket(&self) -> &BatchSocket {
         self.framed.get_ref()
     }
+}
+
+fn lost(count: Option<u64>) -> Incoming {
+    Incoming::Fact(Fact::new(Timestamp::now(), FactKind::Lost { count }))
 }
 
 fn granted(ack: Ack) -> Result<(), ListenError> {
@@ -342,6 +392,7 @@ impl EventSource for ConnectorSource {
             .filter
             .follow(interest, |program| socket.set_filter(program));
         self.capabilities.narrowing = self.filter.narrowing();
+        self.sequence.all_passes(self.filter.passes_all());
         if let Err(error) = followed {
             let action = "widen the filter of the proc connector";
             return Poll::Ready(Err(SourceError::io(action, error)));
@@ -397,6 +448,7 @@ impl EventSource for ConnectorSource {
     fn stats(&self) -> SourceStats {
         let mut stats = self.socket().stats();
         stats.malformed += self.malformed;
+        stats.unsent = self.unsent;
         stats
     }
 }

@@ -11,6 +11,7 @@ use netlink_proto::sys::AsyncSocket;
 use netlink_sys::Socket;
 
 use super::*;
+use crate::filter::{Kinds, Selection, compile};
 use crate::{sys, wire};
 
 async fn listening() -> ConnectorSource {
@@ -99,6 +100,104 @@ async fn an_answer_that_is_lost_is_asked_for_again() {
     something_happens(&mut listener).await;
     storm.kill().unwrap();
     storm.wait().unwrap();
+}
+
+/// Listens to the whole host, and has read all that was queued.
+async fn everything() -> ConnectorSource {
+    let mut source = ConnectorSource::open().await.unwrap();
+    let mut interest = KernelInterest::new();
+    interest.set_host(EventMask::all());
+    poll_fn(|cx| source.poll_interest(cx, &interest))
+        .await
+        .unwrap();
+    let mut facts = Vec::new();
+    let mut poll = |cx: &mut Context<'_>| Poll::Ready(source.poll_batch(cx, &mut facts));
+    while poll_fn(&mut poll).await.is_ready() {}
+    source
+}
+
+/// What is told until some processes have ended.
+async fn facts_until_exits(source: &mut ConnectorSource, pids: &[Pid]) -> Vec<Fact> {
+    let mut facts = Vec::new();
+    let (mut seen, mut left) = (0, pids.to_vec());
+    while !left.is_empty() {
+        poll_fn(|cx| {
+            ready!(source.poll_due(cx));
+            source.poll_batch(cx, &mut facts)
+        })
+        .await
+        .unwrap();
+        for fact in &facts[seen..] {
+            if let FactKind::TaskExited { process, .. } = fact.kind {
+                left.retain(|pid| *pid != process);
+            }
+        }
+        seen = facts.len();
+    }
+    facts
+}
+
+/// Runs so many children of one shell, on the first processor.
+fn on_one_processor(forks: u32) -> Pid {
+    let program = format!("i=0; while [ $i -lt {forks} ]; do (:); i=$((i+1)); done");
+    let mut shell = Command::new("taskset")
+        .args(["--cpu-list", "0", "sh", "-c", &program])
+        .spawn()
+        .unwrap();
+    let pid = Pid::try_from(shell.id()).unwrap();
+    assert!(shell.wait().unwrap().success());
+    pid
+}
+
+/// Now and then the kernel has no memory for a message. A filter of which the source does
+/// not know stands in for that.
+#[tokio::test]
+#[ignore = "needs root in the initial namespaces"]
+async fn what_the_kernel_did_not_send_is_told_as_lost() {
+    let (mut witness, mut ours) = (everything().await, everything().await);
+    let no_exits = Selection {
+        host: Kinds::ALL.without(Kinds::only(wire::EXIT)),
+        ..Selection::default()
+    };
+    let program = compile(&no_exits);
+    ours.socket().set_filter(Some(&program)).unwrap();
+    on_one_processor(100);
+    ours.socket().set_filter(None).unwrap();
+    let last = [on_one_processor(0)];
+
+    let facts = facts_until_exits(&mut ours, &last).await;
+    let lost = facts.iter().map(|fact| match fact.kind {
+        FactKind::Lost { count } => count.unwrap(),
+        _ => 0,
+    });
+    let lost: u64 = lost.sum();
+    let all = facts_until_exits(&mut witness, &last).await;
+    let exits = all
+        .iter()
+        .filter(|fact| matches!(fact.kind, FactKind::TaskExited { .. }));
+    // The shell itself, too. Those of other processors show when they are heard of again.
+    assert!(lost > 100 && lost <= exits.count() as u64, "{lost}");
+    let stats = ours.stats();
+    assert_eq!((stats.unsent, stats.dropped), (lost, 0), "{stats:?}");
+    assert_eq!(witness.stats().unsent, 0);
+}
+
+/// Who moves between processors, and many at once on each, is numbered without a gap.
+#[tokio::test]
+#[ignore = "needs root in the initial namespaces"]
+async fn numbers_have_no_gaps_where_nothing_is_lost() {
+    let mut ours = everything().await;
+    let program = "i=0; while [ $i -lt 3000 ]; do (:); i=$((i+1)); done";
+    let shells = [(); 3].map(|()| Command::new("sh").args(["-c", program]).spawn().unwrap());
+    let pids = shells.each_ref().map(|it| Pid::try_from(it.id()).unwrap());
+    facts_until_exits(&mut ours, &pids).await;
+    for mut shell in shells {
+        assert!(shell.wait().unwrap().success());
+    }
+    let stats = ours.stats();
+    assert!(stats.received > 18_000 && stats.dropped == 0, "{stats:?}");
+    assert_eq!(stats.unsent, 0);
+    assert!(ours.sequence.is_followed());
 }
 
 #[tokio::test]

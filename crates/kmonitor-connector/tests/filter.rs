@@ -242,13 +242,17 @@ impl Drop for Limit {
 async fn where_the_kernel_has_no_room_more_passes() {
     let _one = ONE_AT_A_TIME.lock().await;
     for (bytes, expected) in [
-        (2048, Narrowing::Processes { max: 50 }),
+        (1024, Narrowing::Processes { max: 50 }),
         (100, Narrowing::None),
     ] {
         let mut child = waiting();
         let pid = pid_of(&child);
         let strangers = (0..99).map(|n| Pid::new(2_000_000 + n).unwrap());
-        let interest = interest_in(strangers.chain([pid]));
+        // Of exits only: where all that is common passes no filter is asked for.
+        let mut interest = KernelInterest::new();
+        for pid in strangers.chain([pid]) {
+            interest.want(key(pid), EventMask::EXIT, None);
+        }
         let limit = Limit::lower(bytes);
         let mut feed = narrowed(&interest).await;
         drop(limit);

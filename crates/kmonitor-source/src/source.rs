@@ -93,6 +93,9 @@ pub struct SourceStats {
     pub overflows: u64,
     /// Events that the kernel says it dropped.
     pub dropped: u64,
+    /// Events that are missing by their numbers, because the kernel had no memory to
+    /// send them. Told as lost, too.
+    pub unsent: u64,
     /// Times the source let events gather instead of being woken by each.
     pub pauses: u64,
 }

@@ -33,6 +33,10 @@ impl Kinds {
     pub(crate) const OTHER: Self = Self(1 << NAMED.len());
     pub(crate) const ALL: Self = Self((1 << (NAMED.len() + 1)) - 1);
     pub(crate) const FORK: Self = Self(1 << 1);
+    /// EXIT, FORK and EXEC: nearly all that happens. Where these pass of the whole host,
+    /// holding the rest back spares little, and without a filter it shows if the kernel
+    /// did not send something (`sequence.rs`).
+    pub(crate) const COMMON: Self = Self(0b111);
 
     /// What the kernel must tell for these events to be told.
     pub(crate) fn of(events: EventMask) -> Self {
@@ -103,6 +107,8 @@ mod tests {
             }
         }
         assert_eq!(Kinds::only(wire::FORK), Kinds::FORK);
+        let common = [wire::EXIT, wire::FORK, wire::EXEC].map(Kinds::only);
+        assert_eq!(common[0] | common[1] | common[2], Kinds::COMMON);
         assert_eq!(Kinds::only(0x8000), Kinds::OTHER);
     }
 }

@@ -62,6 +62,11 @@ impl Filter {
         }
     }
 
+    /// Whether the kernel holds nothing back.
+    pub(crate) fn passes_all(&self) -> bool {
+        self.installed == Selection::everything()
+    }
+
     /// Lets pass what `interest` asks for, through `install`: a program, or `None`
     /// for all to pass.
     ///
@@ -101,7 +106,7 @@ impl Filter {
                 self.selector.limit(wanted.pids.len() / 2);
             }
         }
-        if self.installed != Selection::everything() {
+        if !self.passes_all() {
             install(None)?;
             self.installed = Selection::everything();
         }

@@ -89,6 +89,16 @@ impl Selector {
 
     /// What shall pass for this interest.
     pub(crate) fn select(&mut self, interest: &KernelInterest) -> Selection {
+        let selection = self.least(interest);
+        if selection.host.contains(Kinds::COMMON) {
+            Selection::everything()
+        } else {
+            selection
+        }
+    }
+
+    /// The least that must pass.
+    fn least(&mut self, interest: &KernelInterest) -> Selection {
         let host = Kinds::of(interest.host());
         let wanted = interest.iter_named();
         if wanted.len() > self.named_max {
