@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::command::{Command, Dropped, Sweep};
+use crate::patrol::Patrol;
 use crate::resync::Resync;
 use crate::router::Router;
 use crate::scan::Scan;
@@ -57,6 +58,7 @@ pub(crate) struct Dispatcher {
     pub(super) scans: Vec<Scan>,
     /// Finding out what a loss took.
     pub(super) resync: Resync,
+    pub(super) patrol: Patrol,
     /// All that was reported up to then has been read, unless it was lost.
     read_up_to: Timestamp,
     commands: mpsc::Receiver<Command>,
@@ -100,6 +102,7 @@ impl Dispatcher {
             sweep,
             scans: Vec::new(),
             resync: Resync::default(),
+            patrol: Patrol::default(),
             read_up_to: Timestamp::default(),
             commands,
             ended,
@@ -146,7 +149,9 @@ impl Dispatcher {
         loop {
             let listening = !self.interest.is_empty();
             let deadline = self.tracker.next_deadline();
-            let deadline = deadline.into_iter().chain(self.resync.next_look()).min();
+            let looks = self.resync.next_look().into_iter();
+            let looks = looks.chain(self.patrol.next_look());
+            let deadline = deadline.into_iter().chain(looks).min();
             let deadline = deadline.and_then(|at| self.started.checked_add(at));
             let turn = tokio::select! {
                 biased;
@@ -182,6 +187,10 @@ impl Dispatcher {
             self.track(Tracker::expire);
             let turn = match turn {
                 Ok(()) => self.resync().await,
+                stop => stop,
+            };
+            let turn = match turn {
+                Ok(()) => self.patrol().await,
                 stop => stop,
             };
             self.follow_up();
@@ -221,7 +230,7 @@ impl Dispatcher {
     }
 
     /// Turns the facts that were read into events, and those into deliveries.
-    fn take_in(&mut self) {
+    pub(super) fn take_in(&mut self) {
         if self.facts.is_empty() {
             return;
         }

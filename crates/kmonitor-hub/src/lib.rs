@@ -17,6 +17,7 @@ mod latch;
 #[cfg(all(test, kmonitor_loom))]
 mod models;
 mod open;
+mod patrol;
 mod queue;
 mod requests;
 mod resync;

@@ -89,6 +89,27 @@ impl Tracker {
         }
     }
 
+    /// Whether a tracked process is dead, and nothing has said so.
+    pub(crate) fn is_dead(&self, key: ProcessKey, probe: &dyn ProcessProbe) -> bool {
+        let process = self.current.get(key.pid()).filter(|it| it.key == key);
+        process.is_some_and(|process| is_dead_untold(process, probe))
+    }
+
+    /// Who of so many processes, from a place in the table on, is dead and nothing has said
+    /// so; and where to go on.
+    pub(crate) fn dead_among(
+        &self,
+        from: usize,
+        count: usize,
+        probe: &dyn ProcessProbe,
+    ) -> (Vec<ProcessKey>, usize) {
+        let processes = self.current.values().skip(from).take(count);
+        let dead = processes.filter(|process| is_dead_untold(process, probe));
+        let next = from.saturating_add(count);
+        let next = if next < self.current.len() { next } else { 0 };
+        (dead.map(|process| process.key).collect(), next)
+    }
+
     pub(super) fn look_later(&mut self, key: ProcessKey, doubt: Doubt, now: Now) {
         self.retry.push((key, doubt));
         let at = now.elapsed.saturating_add(RECHECK_RETRY);
@@ -153,6 +174,14 @@ impl Tracker {
         }
         Ok(state)
     }
+}
+
+fn is_dead_untold(process: &Process, probe: &dyn ProcessProbe) -> bool {
+    process.dying.is_none()
+        && matches!(
+            ask(process, probe),
+            Ok(ProcessState::Zombie(_) | ProcessState::Gone)
+        )
 }
 
 /// Asks how a process is: its hold if there is one, else whoever has its pid.

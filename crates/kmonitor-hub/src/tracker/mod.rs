@@ -187,6 +187,11 @@ impl Tracker {
         self.current.len() + self.parked.values().map(Vec::len).sum::<usize>()
     }
 
+    /// Whether nobody is tracked.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.current.len() == 0
+    }
+
     /// How many processes are held (by a descriptor each).
     pub(crate) fn holds(&self) -> usize {
         self.holds

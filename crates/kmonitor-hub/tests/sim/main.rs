@@ -16,6 +16,7 @@ mod random;
 mod random_losses;
 mod resync;
 mod scale;
+mod silent;
 mod subscriptions;
 mod support;
 mod trees;
