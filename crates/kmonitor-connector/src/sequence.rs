@@ -13,12 +13,12 @@
 //!
 //! *Claim*: without a filter no gap is told that is none. Refuted it would be by one gap
 //! in a storm: `numbers_have_no_gaps_where_nothing_is_lost` in `source_tests.rs`, and
-//! `what_was_lost_adds_up_to_what_the_kernel_dropped` in `tests/queue.rs`.
+//! `what_was_lost_adds_up_to_what_the_kernel_dropped` in `tests/queue.rs`. It was once: the
+//! answers to requests, anybody's, are numbered as well (`cn_proc_ack()`).
 
 use crate::wire;
 
-/// More processors than any kernel is built for (`NR_CPUS`). The answers to requests
-/// are sent with processor -1.
+/// More processors than any kernel is built for (`NR_CPUS`).
 const PROCESSORS_MAX: usize = 8192;
 
 /// What a message is numbered with.
@@ -29,15 +29,13 @@ pub(crate) struct Number {
 }
 
 impl Number {
-    /// The number of a connector message, which an answer to a request does not have.
+    /// The number of a connector message.
     #[inline]
     pub(crate) fn of(message: &[u8]) -> Option<Self> {
-        let event = wire::CN_HEADER_BYTES;
-        let number = Self {
-            processor: wire::word(message, event + 4)?,
+        Some(Self {
+            processor: wire::word(message, wire::CN_HEADER_BYTES + 4)?,
             count: wire::word(message, 8)?,
-        };
-        (wire::word(message, event)? != wire::NONE).then_some(number)
+        })
     }
 }
 
@@ -187,10 +185,8 @@ mod tests {
     }
 
     #[test]
-    fn answers_and_nonsense_have_no_numbers() {
+    fn nonsense_has_no_number() {
         let mut message = [0; 60];
-        assert_eq!(Number::of(&message), None);
-        message[20] = 1;
         message[8] = 3;
         message[24] = 2;
         let number = Number::of(&message).unwrap();
