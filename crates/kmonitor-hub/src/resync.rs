@@ -9,6 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::dispatcher::{Dispatcher, Stop};
 use crate::router::SubscriptionId;
+use crate::tracker::REPORT_DELAY_MAX;
 
 /// How many tracked processes are looked at between two reads. At some 6 µs each, the
 /// kernel's queue goes unread for a millisecond and a half at most.
@@ -30,11 +31,6 @@ const LOOK_PAUSE_FACTOR: u32 = 4;
 /// same. Reports that are still queued then may be taken for those of other owners of
 /// their pids, so such a look proves nothing.
 const DRAINS_MAX: usize = 16;
-
-/// How long before the last report that came through somebody may have been born whose
-/// report was lost: the kernel stamps and sends it after the birth, and a busy machine
-/// may come to that late. Includes the 10 ms that a birth is told too early.
-const REPORT_DELAY_MAX: Duration = Duration::from_millis(50);
 
 /// How far finding out has come.
 #[derive(Debug, Default)]
@@ -172,6 +168,8 @@ impl Dispatcher {
             tracing::warn!(%error, "births within a loss could not be looked for");
             return;
         }
+        // Before the last report that came through somebody may have been born whose report
+        // was lost.
         let born_since = since.saturating_sub(REPORT_DELAY_MAX);
         let young = |entry: &&ProcessEntry| entry.started.is_none_or(|born| born >= born_since);
         let (dead, living): (Vec<&ProcessEntry>, Vec<&ProcessEntry>) =

@@ -231,18 +231,21 @@ fn list_threads(pid: Pid, threads: &mut Vec<ThreadState>) -> Result<bool, ProbeE
     // reported later.
     let (mut found, mut all) = (0, None);
     for thread in threads.iter_mut() {
-        // A thread that is gone since it was listed has exited.
-        thread.phase = ThreadPhase::Exiting;
-        if let Ok(stat) = procfs::thread_stat(pid, thread.tid) {
-            thread.phase = stat.thread_phase();
-            // 0 if the kernel is just taking it apart.
-            if stat.num_threads > 0 {
-                all.get_or_insert(stat.num_threads);
-                found += 1;
+        match procfs::thread_stat(pid, thread.tid) {
+            Ok(stat) => {
+                thread.phase = stat.thread_phase();
+                // 0 if the kernel is just taking it apart.
+                if stat.num_threads > 0 {
+                    all.get_or_insert(stat.num_threads);
+                    found += 1;
+                }
             }
+            // It has exited since it was listed.
+            Err(error) if procfs::is_absent(&error) => thread.phase = ThreadPhase::Exiting,
+            Err(source) => return Err(procfs::missing(pid, "look at a thread", source)),
         }
     }
-    Ok(all.is_none_or(|all| found >= all))
+    Ok(all.is_some_and(|all| found >= all))
 }
 
 fn poll_failed(source: io::Error) -> ProbeError {

@@ -248,12 +248,12 @@ fn shows_user_namespace(pid: Pid) -> bool {
 pub(crate) fn missing(pid: Pid, action: &'static str, source: io::Error) -> ProbeError {
     match Errno::from_io_error(&source) {
         // /proc mounted with hidepid=2 hides processes that exist.
-        Some(Errno::NOENT | Errno::SRCH) if exists(pid) => ProbeError::Denied {
+        _ if is_absent(&source) && exists(pid) => ProbeError::Denied {
             pid,
             action,
             source,
         },
-        Some(Errno::NOENT | Errno::SRCH) => ProbeError::Gone { pid },
+        _ if is_absent(&source) => ProbeError::Gone { pid },
         Some(Errno::ACCESS | Errno::PERM) => ProbeError::Denied {
             pid,
             action,
@@ -261,6 +261,12 @@ pub(crate) fn missing(pid: Pid, action: &'static str, source: io::Error) -> Prob
         },
         _ => ProbeError::Io { action, source },
     }
+}
+
+/// Whether what was looked for is not there.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::NOENT | Errno::SRCH))
 }
 
 /// Whether any task has this id, as `kill` with signal 0 sees it.

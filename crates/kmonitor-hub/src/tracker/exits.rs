@@ -33,7 +33,7 @@ impl Tracker {
         let Some(process) = self.entry(pid) else {
             return;
         };
-        if leader && process.is_of_a_former(time) {
+        if leader && process.outdates(time) {
             return;
         }
         let key = process.key;
@@ -62,8 +62,13 @@ impl Tracker {
             // sent: this one, or an owner of the pid before it whom we did not
             // track, or who has been given up, whose report came after this one's birth.
             let doubtful = parent.is_none() && leader;
-            if doubtful && matches!(cx.probe.state(pid, None), Ok(ProcessState::Alive)) {
+            let identity = process.identity.filter(|_| process.is_identified());
+            if doubtful && matches!(cx.probe.state(pid, identity), Ok(ProcessState::Alive)) {
                 process.lives_on_or_was_replaced(cx.probe.now());
+                if identity.is_some() {
+                    // It is not its own word that was heard.
+                    process.forget_last_words();
+                }
             } else if leader {
                 let status = Status::from_raw(code, StatusSource::Event);
                 let death = Death {

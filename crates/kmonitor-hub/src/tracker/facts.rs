@@ -56,7 +56,9 @@ impl Tracker {
                     return;
                 };
                 let first = entry.threads.others.is_none();
-                entry.thread_created(tid);
+                if !entry.outdates(time) {
+                    entry.thread_created(tid);
+                }
                 let key = entry.key;
                 if first {
                     // Only a process with threads can end ambiguously.
@@ -70,7 +72,9 @@ impl Tracker {
             }
             FactKind::Execed { process } => {
                 if let Some(entry) = self.entry(process) {
-                    entry.execed();
+                    if !entry.outdates(time) {
+                        entry.execed();
+                    }
                     let mut event = Event::new(time, Some(entry.key), EventKind::Exec);
                     event.parent = entry.parent;
                     cx.sink.event_of(&event, &mut entry.hint);

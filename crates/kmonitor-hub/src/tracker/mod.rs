@@ -36,6 +36,11 @@ use self::process::Process;
 use self::table::Table;
 use crate::router::SubscriptionId;
 
+/// How long after a birth its report is stamped at most: it can be seen before (in
+/// `copy_process()` it gets its pid, and `proc_fork_connector()` comes last), and a busy
+/// machine may come to that late. Includes the 10 ms that a birth is told too early.
+pub(crate) const REPORT_DELAY_MAX: Duration = Duration::from_millis(50);
+
 /// Who learns what the tracker concludes.
 pub(crate) trait Sink {
     /// A tracked process created another. Whether the child is to be tracked.

@@ -7,10 +7,10 @@ use kmonitor_event::{Exit, Pid, ProcessKey, Status, StatusSource, Tid, Timestamp
 use kmonitor_source::{HeldProcess, Identity};
 use rustc_hash::FxHashSet;
 
-use super::Hint;
 use super::codes::{Agreement, Codes};
 use super::seen::Alone;
 use super::threads::ThreadSet;
+use super::{Hint, REPORT_DELAY_MAX};
 
 /// One process of interest.
 ///
@@ -204,6 +204,9 @@ impl Process {
     pub(super) fn lives_on_or_was_replaced(&mut self, looked_at: Timestamp) {
         let words = self.codes();
         self.execed();
+        // Which of its threads lives, if it had others, is not known: all that is reported
+        // of it from now on is a reason to look.
+        self.threads.complete &= !self.threads.had_others;
         self.lives_on_after(words, looked_at);
     }
 
@@ -255,11 +258,12 @@ impl Process {
     }
 
     /// What had been told of it if it is by now known to have been replaced: before it was
-    /// looked at, if that is known.
+    /// looked at, if that is known. A birth can be seen before it is stamped.
     pub(super) fn take_last_words(&mut self, next_born: Option<Timestamp>) -> Option<Codes> {
         match *self.forget_last_words()? {
             Past::LastWords(codes, looked_at) => {
-                let was_its = next_born.is_none_or(|born| born <= looked_at);
+                let seen_by = looked_at.saturating_add(REPORT_DELAY_MAX);
+                let was_its = next_born.is_none_or(|born| born <= seen_by);
                 was_its.then_some(codes)
             }
             Past::Swept { .. } => None,
@@ -433,6 +437,34 @@ pub(super) mod tests {
         // Of other threads no parent is ever named, and none tells anything.
         process.thread_created(tid(11));
         assert!(process.may_have_told(tid(11), None, at(9)));
+    }
+
+    #[test]
+    fn last_words_count_if_it_had_been_replaced_when_it_was_looked_at() {
+        let at = |ms: u64| Timestamp::from_nanos(ms * 1_000_000);
+        for (born, were_its) in [
+            (None, true),
+            (Some(999), true),
+            // Seen before it was stamped.
+            (Some(1020), true),
+            (Some(1200), false),
+        ] {
+            let mut process = process();
+            exit(&mut process, 10, 0x500);
+            process.lives_on_or_was_replaced(at(1000));
+            let words = process.take_last_words(born.map(at));
+            assert_eq!(words, were_its.then_some(Codes::All(0x500)), "{born:?}");
+        }
+    }
+
+    #[test]
+    fn who_lives_on_after_all_its_reports_is_asked_about_at_the_next() {
+        let mut process = process();
+        process.thread_created(tid(11));
+        exit(&mut process, 10, 0);
+        exit(&mut process, 11, 0);
+        process.lives_on_or_was_replaced(Timestamp::default());
+        assert!(!process.threads.complete);
     }
 
     #[test]

@@ -80,8 +80,9 @@ impl Process {
             .is_some_and(|alone| time <= alone.look_ended || parent.is_none())
     }
 
-    /// Whether an exit report of the leader certainly is another's: see [`Alone`].
-    pub(super) fn is_of_a_former(&self, time: Timestamp) -> bool {
+    /// Whether a look has shown what came of a report of a task: it found one thread only,
+    /// and is younger. An exit of the leader then certainly was another's: see [`Alone`].
+    pub(super) fn outdates(&self, time: Timestamp) -> bool {
         self.alone.is_some_and(|alone| time <= alone.look_began)
     }
 }

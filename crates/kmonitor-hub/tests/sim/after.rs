@@ -130,3 +130,54 @@ async fn a_report_of_before_the_look_is_not_the_end() {
     kernel.lose(1);
     assert_eq!(exits(&drain(&mut events).await), [(pid, Some(0x700))]);
 }
+
+/// The same, of a thread that was born only then, too: nothing of that has been read.
+#[tokio::test(start_paused = true)]
+async fn nor_is_one_of_a_thread_that_came_and_executed_just_before() {
+    let kernel = SimKernel::new(SimConfig::default().seed(1));
+    let pid = kernel.spawn().unwrap();
+    let executed = AtomicBool::new(false);
+    let probe = FaultyProbe::new(&kernel).after_listing(move |kernel| {
+        if kernel.counts().dropped > 0 && !executed.swap(true, SeqCst) {
+            let thread = kernel.clone_thread(pid).unwrap();
+            kernel.exec(thread).unwrap();
+        }
+    });
+    let hub = hub_probing(&kernel, probe).await;
+    let mut events = subscribe(&hub, Filter::tree(pid)).await;
+    idle().await;
+    kernel.lose(1);
+    idle().await;
+    kernel.exit_group(pid.leader(), 7).unwrap();
+    kernel.reap(pid).unwrap();
+    assert_eq!(exits(&drain(&mut events).await), [(pid, Some(0x700))]);
+}
+
+/// All that a look has shown have ended, and the process lives on by who was missing.
+#[tokio::test(start_paused = true)]
+async fn who_was_missing_from_a_list_may_end_last() {
+    let kernel = SimKernel::new(SimConfig::default().seed(1));
+    let probe = FaultyProbe::new(&kernel);
+    let faults = probe.faults();
+    let hub = hub_probing(&kernel, probe).await;
+    let root = kernel.spawn().unwrap();
+    let mut host = subscribe(&hub, Filter::host()).await;
+    let pid = kernel.fork(root).unwrap();
+    idle().await;
+    // Births of threads are among what is lost.
+    kernel.lose(1);
+    let [first, last] = [(); 2].map(|()| kernel.clone_thread(pid).unwrap());
+    faults.cut_lists(true);
+    idle().await;
+    faults.cut_lists(false);
+    kernel.exit_task(first, 0).unwrap();
+    kernel.exit_task(pid.leader(), 0).unwrap();
+    idle().await;
+    kernel.exit_task(last, 7).unwrap();
+    let told = exits(&drain(&mut host).await);
+    let [(ended, status)] = told[..] else {
+        panic!("{told:?}");
+    };
+    // Nothing says for certain that the zombie there is it.
+    assert!(ended == pid && status.is_none_or(|raw| raw == 0x700));
+}

@@ -31,6 +31,7 @@ pub(crate) struct FaultyProbe {
 pub(crate) struct Faults {
     failing_states: AtomicUsize,
     threads_fail: AtomicBool,
+    lists_are_cut: AtomicBool,
     listing_fails: AtomicBool,
     states_asked: AtomicUsize,
 }
@@ -49,6 +50,11 @@ impl Faults {
     /// From now on threads cannot be listed.
     pub(crate) fn fail_threads(&self) {
         self.threads_fail.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether from now on the last thread is missing from each list.
+    pub(crate) fn cut_lists(&self, cut: bool) {
+        self.lists_are_cut.store(cut, Ordering::SeqCst);
     }
 
     /// From now on processes cannot be listed.
@@ -161,7 +167,13 @@ impl ProcessProbe for FaultyProbe {
         if self.faults.threads_fail.load(Ordering::SeqCst) {
             return Err(too_many_files("list threads"));
         }
-        self.probe.threads(pid, threads)
+        let listing = self.probe.threads(pid, threads)?;
+        if self.faults.lists_are_cut.load(Ordering::SeqCst) && threads.len() > 1 {
+            threads.sort_unstable_by_key(|thread| thread.tid);
+            threads.pop();
+            return Ok(Listing::Partial);
+        }
+        Ok(listing)
     }
 
     fn processes(&self, processes: &mut Vec<ProcessEntry>) -> Result<(), ProbeError> {
