@@ -211,6 +211,9 @@ async fn run(
     }
 }
 
+/// How often a tree is looked at that changes while it is being followed.
+const FOLLOW_LOOKS_MAX: usize = 16;
+
 /// Begins to follow a tree that was there before. `None` if not all of it can be.
 async fn follow(
     board: &Board,
@@ -223,7 +226,7 @@ async fn follow(
         return None;
     }
     let mut followed = HashSet::from([root.pid.as_raw()]);
-    loop {
+    for _ in 0..FOLLOW_LOOKS_MAX {
         let of = Arc::clone(marks);
         // Reads environments, so not here.
         let judged = tokio::task::spawn_blocking(move || {
@@ -231,24 +234,29 @@ async fn follow(
             let verdict = of.roots(&table)?;
             io::Result::Ok((table, verdict))
         });
-        let (table, marked) = match judged.await {
-            Ok(Ok((table, verdict))) if verdict.undecided.is_empty() => (table, verdict.roots),
+        let (table, verdict) = match judged.await {
+            Ok(Ok((table, verdict))) if verdict.undecided.is_empty() => (table, verdict),
             // Who belongs to it is not known.
             _ => return None,
         };
+        // Whoever is gone may have forked before.
+        let mut news = table.any_vanished || !verdict.gone.is_empty();
         let known: HashSet<i32> = table
             .descending_from(|stat| followed.contains(&stat.pid))
             .iter()
             .map(|stat| stat.pid)
             .collect();
-        let strays = marked
+        let strays = verdict
+            .roots
             .iter()
             .filter(|stat| !stat.is_dead() && !known.contains(&stat.pid));
-        let mut news = false;
         for stat in strays {
             let stray = match open_seen(stat) {
                 Ok(Some(stray)) => stray,
-                Ok(None) => continue,
+                Ok(None) => {
+                    news = true;
+                    continue;
+                }
                 // For want of a descriptor, mostly.
                 Err(_) => return None,
             };
@@ -266,6 +274,8 @@ async fn follow(
             return Some(board.known().seed_tree(&table, root.pid, &followed));
         }
     }
+    tracing::debug!(process = %root, "its tree changes too fast to be followed");
+    None
 }
 
 /// Reads the whole process table, where that may block.

@@ -83,11 +83,12 @@ fn of_task(dir: &str) -> Result<Vec<u8>, NoWords> {
             // last where the code is (`load_elf_binary()`). `posix_spawn` has returned by
             // then.
             Memory { code: 0, .. } => return Err(NoWords::NotYet),
-            _ if begin == end => break,
+            _ if begin == end => return Err(NoWords::None),
+            // It got another memory while it was read.
             _ => {}
         }
     }
-    Err(NoWords::None)
+    Err(NoWords::NotYet)
 }
 
 impl NoWords {

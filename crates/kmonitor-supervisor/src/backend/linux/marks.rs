@@ -62,7 +62,7 @@ pub(super) struct Verdict {
     /// Those who may be: it cannot be told yet.
     pub(super) undecided: Vec<Stat>,
     /// Those who may have been: they were gone before it could be told.
-    gone: Vec<Stat>,
+    pub(super) gone: Vec<Stat>,
 }
 
 impl Marks {
@@ -112,9 +112,8 @@ impl Marks {
             false => procfs::look_at(root)?,
             true => None,
         };
-        let has_root = seen.is_some_and(|stat| stat.start == self.root.start);
-        let roots = orphans.iter().map(|stat| stat.pid);
-        let near = procfs::descending_from(roots.chain(has_root.then_some(root)))?;
+        let seen = seen.filter(|stat| stat.start == self.root.start);
+        let near = procfs::descending_from(orphans.into_iter().chain(seen))?;
         Ok(near.map(Self::living))
     }
 
@@ -177,8 +176,10 @@ impl Marks {
 
     /// Who of some processes is a member, whoever its parents are.
     ///
-    /// Reads environments, so it blocks; while it cannot be told of somebody for whom
-    /// `may_be` says so, up to this `patience` for all of them together.
+    /// Reads the environments of those for whom `may_be` says so, so it blocks; while it
+    /// cannot be told of them, up to this `patience` for all of them together. Not of
+    /// others: whose memory is locked, as of one who waits for a device, whoever reads it
+    /// waits too.
     ///
     /// # Errors
     /// One of them could not be looked at.
@@ -196,14 +197,12 @@ impl Marks {
         loop {
             hanging.clear();
             for stat in todo.drain(..) {
-                match self.is_root(&stat, &words) {
+                match self.is_root(&stat, may_be(&stat), &words) {
                     Ok(true) => verdict.roots.push(stat),
+                    Ok(false) | Err(NoWords::None) => {}
+                    Err(NoWords::Gone) => verdict.gone.push(stat),
                     Err(NoWords::Unknown(errno)) => return Err(errno.into()),
-                    Err(NoWords::Gone) if may_be(&stat) => verdict.gone.push(stat),
-                    Err(why @ (NoWords::NotYet | NoWords::Dying)) if may_be(&stat) => {
-                        hanging.push((stat, why));
-                    }
-                    Ok(false) | Err(_) => {}
+                    Err(why @ (NoWords::NotYet | NoWords::Dying)) => hanging.push((stat, why)),
                 }
             }
             let is_news = |(stat, _): &(Stat, NoWords)| !self.is_undecided(stat);
@@ -249,10 +248,11 @@ impl Marks {
         left
     }
 
-    /// Whether a process is a member, whoever its parents are.
+    /// Whether a process is a member, whoever its parents are. `may_be` by its environment.
     fn is_root(
         &self,
         stat: &Stat,
+        may_be: bool,
         words: impl Fn(i32) -> Result<Vec<String>, NoWords>,
     ) -> Result<bool, NoWords> {
         let root = self.root.pid.as_raw();
@@ -268,7 +268,7 @@ impl Marks {
             self.judged().keep(stat.id(), true);
             return Ok(true);
         }
-        if stat.is_dead() {
+        if stat.is_dead() || !may_be {
             return Ok(false);
         }
         self.has_word(stat, words)

@@ -37,6 +37,8 @@ struct Known {
     /// How many leaders are being started: a child may be one that is not known yet,
     /// or one's orphan.
     starting: usize,
+    /// How many were ever.
+    begun: u64,
     /// A child was seen alive that may belong to one of those.
     undecided: bool,
     /// A child was seen dead that is ours only if all are, and none of those.
@@ -65,7 +67,9 @@ pub(super) struct Registered {
 
 impl Expected {
     pub(super) fn new() -> Self {
-        known().starting += 1;
+        let mut known = known();
+        known.starting += 1;
+        known.begun += 1;
         Self(())
     }
 
@@ -175,6 +179,7 @@ impl Drop for Orphans {
 /// Looks at all children of this program. Whether an orphan of ours is among them, or
 /// may come.
 fn sweep() -> bool {
+    let read = Environments::read();
     let mut known = known();
     let known = &mut *known;
     let wants_all = known.all > 0;
@@ -182,6 +187,8 @@ fn sweep() -> bool {
         return false;
     }
     let all = wants_all && known.starting == 0;
+    // Nobody was started since who may be without a mark yet.
+    let is_read = known.starting == 0 && read.begun == known.begun;
     let me = procfs::own_pid();
     // Another time, if they cannot be listed.
     let Ok(mut children) = procfs::own_children() else {
@@ -213,11 +220,11 @@ fn sweep() -> bool {
                 let is_ours = if in_session {
                     Some(true)
                 } else {
-                    known.is_marked(pid)
+                    known.is_marked(read.of.get(&id))
                 };
                 match is_ours {
                     Some(true) => drop(known.ours.insert(id, stat.session)),
-                    Some(false) if known.starting == 0 => drop(known.others.insert(id)),
+                    Some(false) if is_read => drop(known.others.insert(id)),
                     // Who executes a program just now is looked at the next time.
                     _ => known.undecided = true,
                 }
@@ -257,9 +264,12 @@ impl Known {
         }
     }
 
-    /// `None` while it cannot be told.
-    fn is_marked(&self, pid: i32) -> Option<bool> {
-        match environment::marks(pid) {
+    /// Whether an environment is that of one of ours. `None` while it cannot be told.
+    fn is_marked(&self, words: Option<&Words>) -> Option<bool> {
+        if self.leaders.is_empty() {
+            return Some(false);
+        }
+        match words? {
             Ok(words) => {
                 let mut ours = self.leaders.values().flatten();
                 Some(ours.any(|word| words.contains(word)))
@@ -267,6 +277,43 @@ impl Known {
             Err(NoWords::None | NoWords::Gone) => Some(false),
             Err(NoWords::NotYet | NoWords::Dying | NoWords::Unknown(_)) => None,
         }
+    }
+}
+
+type Words = Result<Vec<String>, NoWords>;
+
+/// The marks of our children of whom it is not known whose they are. Read while nobody
+/// waits for what is known: whoever reads the memory of one that waits for a device may
+/// wait as long.
+#[derive(Debug, Default)]
+struct Environments {
+    /// [`Known::begun`] before that.
+    begun: u64,
+    of: HashMap<(i32, u64), Words>,
+}
+
+impl Environments {
+    fn read() -> Self {
+        let (begun, told) = {
+            let known = known();
+            if known.leaders.is_empty() && known.ours.is_empty() {
+                return Self::default();
+            }
+            let ids = known.ours.keys().chain(&known.others);
+            let told: HashSet<i32> = ids
+                .map(|id| id.0)
+                .chain(known.leaders.keys().copied())
+                .collect();
+            (known.begun, told)
+        };
+        // Those who have the pid of one who was told have their turn when that is forgotten.
+        let mut children = procfs::own_children().unwrap_or_default();
+        children.retain(|pid| !told.contains(pid));
+        let living = children.into_iter().filter_map(procfs::stat);
+        let living = living.filter(|stat| !stat.is_dead());
+        let of = living.map(|stat| (stat.id(), environment::marks(stat.pid)));
+        let of = of.collect();
+        Self { begun, of }
     }
 }
 

@@ -11,7 +11,7 @@ use kmonitor_event::Pid;
 
 use super::MARK;
 use super::cgroup::Cgroup;
-use super::environment;
+use super::environment::{self, NoWords};
 use super::procfs::{self, Ancestry, Stat, Table};
 use super::state::Record;
 use crate::spec::KillScope;
@@ -49,19 +49,18 @@ pub(super) fn reached_with(record: &Record) -> Option<String> {
     match (record.scope, &record.cgroup) {
         (KillScope::Leader, _) => None,
         (KillScope::Group, _) => shares(|stat| stat.group).then(|| is_in("group")),
-        // That it cannot be opened is told by who needs it.
-        (KillScope::Cgroup, Some(dir)) if dir.exists() => {
-            let cgroup = Cgroup::open(dir.clone()).ok()?;
-            within(&cgroup, dir)
-        }
+        (KillScope::Cgroup, Some(dir)) if dir.exists() => match Cgroup::open(dir.clone()) {
+            Ok(cgroup) => within(&cgroup, dir),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => Some(not_known(&error)),
+        },
         // By descent only.
         _ if record.adopted => None,
         _ if shares(|stat| stat.session) => Some(is_in("session")),
-        _ => {
-            let mut pids = above.keys();
-            let any = pids.any(|pid| has_word(*pid, &record.marker));
-            any.then(|| is_in("tree"))
-        }
+        _ => match any_has_word(&above, &record.marker) {
+            Ok(any) => any.then(|| is_in("tree")),
+            Err(error) => Some(not_known(&error)),
+        },
     }
 }
 
@@ -94,7 +93,7 @@ pub(super) fn within(cgroup: &Cgroup, dir: &Path) -> Option<String> {
 pub(super) fn spare(found: &mut Vec<Stat>, word: &str) -> io::Result<()> {
     let above = procfs::own_ancestry()?;
     let is_above = |stat: &Stat| above.contains_key(&stat.pid);
-    if !has_word(procfs::own_pid(), word) && !found.iter().any(is_above) {
+    if !we_have_word(word) && !found.iter().any(is_above) {
         return Ok(());
     }
     let me = procfs::own_pid();
@@ -107,12 +106,29 @@ fn not_known(error: &io::Error) -> String {
     format!("it is not known whom this program descends from: {error}")
 }
 
-/// Whether a process was started with it, as far as can be seen.
-fn has_word(pid: i32, word: &str) -> bool {
-    if pid == procfs::own_pid() {
-        // Who may not be dumped cannot read its own file.
-        let words = std::env::var(MARK).unwrap_or_default();
-        return words.split(':').any(|it| it == word);
+/// Whether one of them was started with it, as far as can be seen.
+fn any_has_word(above: &Ancestry, word: &str) -> io::Result<bool> {
+    let mut untold = None;
+    for pid in above.keys().filter(|pid| **pid != procfs::own_pid()) {
+        match environment::marks(*pid) {
+            Ok(marks) if marks.iter().any(|it| it == word) => return Ok(true),
+            Ok(_) | Err(NoWords::None | NoWords::Gone) => {}
+            Err(NoWords::Unknown(errno)) => untold = Some(errno.into()),
+            Err(NoWords::NotYet | NoWords::Dying) => {
+                let text = format!("process {pid} is executing a program, or dying");
+                untold = Some(io::Error::new(io::ErrorKind::WouldBlock, text));
+            }
+        }
     }
-    environment::marks(pid).is_ok_and(|marks| marks.iter().any(|it| it == word))
+    match untold {
+        _ if we_have_word(word) => Ok(true),
+        Some(error) => Err(error),
+        None => Ok(false),
+    }
+}
+
+/// Whether this program was started with it. Who may not be dumped cannot read its own file.
+fn we_have_word(word: &str) -> bool {
+    let words = std::env::var(MARK).unwrap_or_default();
+    words.split(':').any(|it| it == word)
 }

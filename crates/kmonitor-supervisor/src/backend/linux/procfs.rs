@@ -43,6 +43,12 @@ impl Stat {
         Pid::new(self.pid)
     }
 
+    /// Whether it is reaped already, so that nothing but its pid is told of it: its group
+    /// and session read -1, its parent 0 (`do_task_stat()` without `lock_task_sighand()`).
+    pub(super) fn is_released(&self) -> bool {
+        self.threads == 0
+    }
+
     /// What tells it from others, as well as a listing can.
     pub(super) fn id(&self) -> (i32, u64) {
         (self.pid, self.start)
@@ -124,7 +130,8 @@ pub(super) fn if_there<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
 
 /// The stat of a process; `None` where there is none.
 pub(super) fn look_at(pid: i32) -> io::Result<Option<Stat>> {
-    if_there(record(&format!("/proc/{pid}"), parse_stat))
+    let seen = if_there(record(&format!("/proc/{pid}"), parse_stat))?;
+    Ok(seen.filter(|stat| !stat.is_released()))
 }
 
 /// The same, where it makes no difference whether it could not be looked at.
@@ -176,6 +183,7 @@ pub(super) fn all() -> io::Result<Listing> {
             continue;
         };
         match record(&format!("/proc/{pid}"), parse_stat) {
+            Ok(stat) if stat.is_released() => listing.any_vanished = true,
             Ok(stat) => listing.found.push(stat),
             Err(error) if is_gone(&error) => listing.any_vanished = true,
             Err(error) if is_hidden(&error) => {}
@@ -230,22 +238,33 @@ pub(super) fn own_children() -> io::Result<Vec<i32>> {
 /// Some processes and all that descend from them, by lists of children: the cost is
 /// that of those found, however many others there are. `None` where the kernel has no
 /// such lists.
+///
+/// Of a list it is known only which pids were in it: who has one of them when it is looked
+/// at, and another parent, is another, or was handed on.
 pub(super) fn descending_from(
-    roots: impl IntoIterator<Item = i32>,
+    roots: impl IntoIterator<Item = Stat>,
 ) -> io::Result<Option<Vec<Stat>>> {
     let mut seen = HashSet::new();
     let mut found = Vec::new();
-    let mut todo: Vec<i32> = roots.into_iter().collect();
-    while let Some(pid) = todo.pop() {
-        if !seen.insert(pid) {
+    let mut todo: Vec<Stat> = roots.into_iter().collect();
+    while let Some(stat) = todo.pop() {
+        if !seen.insert(stat.pid) {
             continue;
         }
-        found.extend(look_at(pid)?);
-        match children(pid)? {
-            Some(children) => todo.extend(children),
-            // It is gone, and its children are another's.
-            None if look_at(pid)?.is_none() => {}
-            None => return Ok(None),
+        found.push(stat);
+        let children = children(stat.pid)?;
+        if children.as_ref().is_some_and(Vec::is_empty) {
+            continue;
+        }
+        // Asked after it: whose list that was.
+        if look_at(stat.pid)?.is_none_or(|now| now.id() != stat.id()) {
+            continue;
+        }
+        let Some(children) = children else {
+            return Ok(None);
+        };
+        for child in children {
+            todo.extend(look_at(child)?.filter(|child| child.parent == stat.pid));
         }
     }
     Ok(Some(found))
@@ -451,6 +470,41 @@ mod tests {
         };
         assert!(!zombie(2).is_dead());
         assert!(zombie(1).is_dead() && zombie(0).is_dead());
+    }
+
+    /// It would pass for somebody in no group.
+    #[test]
+    fn who_is_released_is_not_there() {
+        let line = b"77 (a) X 0 -1 -1 0 -1 4194624 119 0 0 0 1 2 0 0 20 0 0 0 8811 0 0";
+        let stat = parse_stat(line).unwrap();
+        assert!(stat.is_released() && stat.group == -1);
+        assert!(!look_at(own_pid()).unwrap().unwrap().is_released());
+    }
+
+    /// A pid in a list may be another's when it is looked at.
+    #[test]
+    fn only_children_of_who_is_meant_descend_from_it() {
+        let program = "sleep 60 & echo; wait";
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", program])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = shell.stdout.as_mut().unwrap();
+        output.read_exact(&mut [0]).unwrap();
+        let pid = i32::try_from(shell.id()).unwrap();
+        let stat = look_at(pid).unwrap().unwrap();
+        let found = descending_from([stat]).unwrap().expect("lists of children");
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert_eq!(found[1].parent, pid);
+        let another = Stat {
+            start: stat.start + 1,
+            ..stat
+        };
+        assert_eq!(descending_from([another]).unwrap(), Some(vec![another]));
+        let child = rustix::process::Pid::from_raw(found[1].pid).unwrap();
+        rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+        shell.wait().unwrap();
     }
 
     #[test]

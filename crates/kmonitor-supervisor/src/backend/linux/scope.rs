@@ -32,14 +32,14 @@ const SURVIVOR_LOOKS_MAX: usize = 16;
 /// How many members are waited for at a time.
 const HELD_MAX: usize = 32;
 
-/// Between two rounds of killing, and between two looks where nothing tells of a
-/// change: twice as long each time, as long as nobody new is found.
+/// Between two rounds of killing: twice as long each time, as long as nobody new is found.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Between two looks at whether somebody left a group.
 const GROUP_PAUSE_MAX: Duration = Duration::from_millis(250);
 
-/// The same where a look could not tell whether anybody is left.
+/// Between two looks, where one could not tell whether anybody is left, or nobody it found
+/// could be waited for: they were gone already. Shorter than the patience with survivors.
 const UNKNOWN_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The processes of one incarnation.
@@ -295,7 +295,7 @@ impl Scope {
                 pause = PAUSE_MIN;
             } else {
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
+                pause = (pause * 2).min(UNKNOWN_PAUSE_MAX);
             }
         }
     }

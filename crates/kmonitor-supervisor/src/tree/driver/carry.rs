@@ -1,6 +1,7 @@
 //! Doing what the core says.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
@@ -14,6 +15,10 @@ use crate::tree::nested::{Ask, Nested};
 use crate::tree::outcome::Outlet;
 use crate::tree::plan::{Body, Plan};
 use crate::words::{ControlError, End};
+
+/// How long is waited for who is left of a child: looking at a process can wait as long as
+/// that waits for a device.
+const SURVIVORS_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Driver {
     /// What can be seen is told first, so that whoever is answered sees it.
@@ -71,9 +76,13 @@ impl Driver {
                 let told = self.told.to.clone();
                 tokio::spawn(async move {
                     let left = match left {
-                        Some(left) => left.await,
-                        None => Vec::new(),
+                        Some(left) => tokio::time::timeout(SURVIVORS_PATIENCE, left).await,
+                        None => Ok(Vec::new()),
                     };
+                    let left = left.unwrap_or_else(|_| {
+                        tracing::warn!(?about, "it is not told in time who is left");
+                        Vec::new()
+                    });
                     // Without a supervisor nobody needs to know.
                     let _ = told.send((about, Told::Survivors(left)));
                 });

@@ -32,7 +32,7 @@ pub(super) struct Known {
     living: HashMap<Line, usize>,
     lines: u64,
     /// Ended, not ours to reap yet, by the parent whose end can make them so.
-    unreaped: HashMap<i32, Vec<(i32, u64)>>,
+    unreaped: HashMap<i32, Unreaped>,
     /// How many leaders are being started, and where the lines of children of ours
     /// that have ended meanwhile began: one of them may be such a leader.
     expected: usize,
@@ -83,7 +83,7 @@ impl Known {
     pub(super) fn has_orphans(&self) -> bool {
         let is_orphan = |pid: &i32| {
             let nodes = self.nodes.get(pid).into_iter().flatten();
-            let mut unreaped = self.unreaped.values().flatten();
+            let mut unreaped = self.unreaped.values().flat_map(|it| &it.dead);
             nodes.into_iter().any(|node| !node.first) || unreaped.any(|(dead, _)| dead == pid)
         };
         // Who cannot be looked at may be one.
@@ -211,7 +211,7 @@ impl Known {
         // Its own children that are zombies are ours now, if it had any; and there may
         // be a descriptor again for those that were.
         for parent in [pid, procfs::own_pid()] {
-            for (pid, born_by) in self.unreaped.remove(&parent).unwrap_or_default() {
+            for (pid, born_by) in self.unreaped.remove(&parent).unwrap_or_default().dead {
                 self.settle(pid, born_by);
             }
         }
@@ -224,8 +224,55 @@ impl Known {
         };
         // The ends of others are not told, nor do their children come to us.
         if parent == procfs::own_pid() || self.nodes.contains_key(&parent) {
-            let dead = self.unreaped.entry(parent).or_default();
-            dead.push((pid, born_by));
+            self.unreaped.entry(parent).or_default().push(pid, born_by);
         }
+    }
+}
+
+/// So many are kept before it is looked whether their parent has reaped them.
+const UNREAPED_MIN: usize = 32;
+
+/// The children of one process that were dead when their ends were told, by pid and birth.
+/// At most twice as many as are zombies, and a few.
+#[derive(Debug, Default)]
+struct Unreaped {
+    dead: Vec<(i32, u64)>,
+    kept: usize,
+}
+
+impl Unreaped {
+    fn push(&mut self, pid: i32, born_by: u64) {
+        self.dead.push((pid, born_by));
+        if self.dead.len() >= UNREAPED_MIN.max(2 * self.kept) {
+            self.dead.retain(|(pid, born_by)| {
+                let seen = procfs::look_at(*pid);
+                seen.map_or(true, |seen| seen.is_some_and(|it| it.start <= *born_by))
+            });
+            self.kept = self.dead.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A parent that reaps only now and then made it grow for ever.
+    #[test]
+    fn who_was_reaped_by_another_is_forgotten() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let zombie = i32::try_from(child.id()).unwrap();
+        while !procfs::stat(zombie).unwrap().is_dead() {
+            std::thread::yield_now();
+        }
+        let mut unreaped = Unreaped::default();
+        unreaped.push(zombie, u64::MAX);
+        for _ in 0..1000 {
+            // Nobody's: pids end far below.
+            unreaped.push(i32::MAX, u64::MAX);
+            assert!(unreaped.dead.len() <= UNREAPED_MIN);
+        }
+        assert!(unreaped.dead.contains(&(zombie, u64::MAX)));
+        child.wait().unwrap();
     }
 }
