@@ -72,9 +72,7 @@ impl Tracker {
             }
             FactKind::Execed { process } => {
                 if let Some(entry) = self.entry(process) {
-                    if !entry.outdates(time) {
-                        entry.execed();
-                    }
+                    entry.execed_at(time);
                     let mut event = Event::new(time, Some(entry.key), EventKind::Exec);
                     event.parent = entry.parent;
                     cx.sink.event_of(&event, &mut entry.hint);

@@ -288,13 +288,17 @@ impl Process {
         alone && self.past.is_none() && matches!(self.agreement, Agreement::None)
     }
 
-    /// An exec: whatever else ran in it is gone, and so is what it ended with.
-    pub(super) fn execed(&mut self) {
-        // Nearly always there is nothing to change, and memory that nobody wrote to
-        // need not be written back.
-        if self.is_untouched() {
-            return;
+    /// An exec, unless a look has shown already what came of it.
+    pub(super) fn execed_at(&mut self, time: Timestamp) {
+        // Nearly always there is nothing to change. Memory that nobody wrote to need not be
+        // written back, and what is looked at first lies in one line.
+        if !self.is_untouched() && !self.outdates(time) {
+            self.execed();
         }
+    }
+
+    /// An exec: whatever else ran in it is gone, and so is what it ended with.
+    fn execed(&mut self) {
         // One of them lives on under the leader's name, and which one is not
         // told. The reports of the others nearly always came before.
         if self.threads.leader {
