@@ -24,8 +24,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use self::lineage::Known;
 pub(super) use self::lineage::Line;
 use super::identity::open_seen;
+use super::kin::Table;
 use super::marks::Marks;
-use super::procfs::{self, Stat, Table};
+use super::procfs::{self, Stat};
 use crate::ask::ask;
 
 /// Events may queue while this program is busy. Beyond it they are counted as lost,

@@ -10,7 +10,8 @@ use kmonitor_pidfd::{Pidfd, Readiness};
 use super::certain::{Look, certainly};
 use super::environment::{self, NoWords};
 use super::identity::Identity;
-use super::procfs::{self, Stat, Table};
+use super::kin::{self, Table};
+use super::procfs::{self, Stat};
 use super::subreaper::Subreaper;
 
 /// How long one look waits, in all, for those who cannot be told yet: their programs are
@@ -99,7 +100,7 @@ impl Marks {
     fn near(&self) -> io::Result<Option<Vec<Stat>>> {
         let root = self.root.pid.as_raw();
         let mut orphans = Vec::new();
-        for pid in procfs::own_children()? {
+        for pid in kin::own_children()? {
             if pid != root {
                 orphans.extend(procfs::look_at(pid)?);
             }
@@ -113,7 +114,7 @@ impl Marks {
             true => None,
         };
         let seen = seen.filter(|stat| stat.start == self.root.start);
-        let near = procfs::descending_from(orphans.into_iter().chain(seen))?;
+        let near = kin::descending_from(orphans.into_iter().chain(seen))?;
         Ok(near.map(Self::living))
     }
 

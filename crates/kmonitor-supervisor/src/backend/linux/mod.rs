@@ -44,6 +44,7 @@ mod claims;
 mod environment;
 mod identity;
 mod incarnation;
+mod kin;
 mod leader;
 mod leftover;
 mod lines;

@@ -19,6 +19,7 @@ use kmonitor_pidfd::Pidfd;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::environment::{self, NoWords};
+use super::kin;
 use super::procfs::{self, Stat};
 use super::reap::reap;
 use super::subreaper::Subreaper;
@@ -191,7 +192,7 @@ fn sweep() -> bool {
     let is_read = known.starting == 0 && read.begun == known.begun;
     let me = procfs::own_pid();
     // Another time, if they cannot be listed.
-    let Ok(mut children) = procfs::own_children() else {
+    let Ok(mut children) = kin::own_children() else {
         known.left_dead |= wants_all;
         return true;
     };
@@ -307,7 +308,7 @@ impl Environments {
             (known.begun, told)
         };
         // Those who have the pid of one who was told have their turn when that is forgotten.
-        let mut children = procfs::own_children().unwrap_or_default();
+        let mut children = kin::own_children().unwrap_or_default();
         children.retain(|pid| !told.contains(pid));
         let living = children.into_iter().filter_map(procfs::stat);
         let living = living.filter(|stat| !stat.is_dead());

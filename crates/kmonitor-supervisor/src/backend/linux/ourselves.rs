@@ -12,13 +12,14 @@ use kmonitor_event::Pid;
 use super::MARK;
 use super::cgroup::Cgroup;
 use super::environment::{self, NoWords};
-use super::procfs::{self, Ancestry, Stat, Table};
+use super::kin::{self, Ancestry, Table};
+use super::procfs::{self, Stat};
 use super::state::Record;
 use crate::spec::KillScope;
 
 /// Why a process is not for us, whatever its scope.
 pub(super) fn descended_from(pid: Pid) -> Option<String> {
-    match procfs::own_ancestry() {
+    match kin::own_ancestry() {
         Ok(above) => is_above(&above, pid),
         Err(error) => Some(not_known(&error)),
     }
@@ -32,7 +33,7 @@ fn is_above(above: &Ancestry, pid: Pid) -> Option<String> {
 /// Why the living process that a record tells of is not for us, with its scope.
 pub(super) fn reached_with(record: &Record) -> Option<String> {
     let pid = record.process?.pid;
-    let above = match procfs::own_ancestry() {
+    let above = match kin::own_ancestry() {
         Ok(above) => above,
         Err(error) => return Some(not_known(&error)),
     };
@@ -66,7 +67,7 @@ pub(super) fn reached_with(record: &Record) -> Option<String> {
 
 /// Why those in a cgroup are not for us.
 pub(super) fn within(cgroup: &Cgroup, dir: &Path) -> Option<String> {
-    let above = match procfs::own_ancestry() {
+    let above = match kin::own_ancestry() {
         Ok(above) => above,
         Err(error) => return Some(not_known(&error)),
     };
@@ -91,7 +92,7 @@ pub(super) fn within(cgroup: &Cgroup, dir: &Path) -> Option<String> {
 /// # Errors
 /// It is not known who that is.
 pub(super) fn spare(found: &mut Vec<Stat>, word: &str) -> io::Result<()> {
-    let above = procfs::own_ancestry()?;
+    let above = kin::own_ancestry()?;
     let is_above = |stat: &Stat| above.contains_key(&stat.pid);
     if !we_have_word(word) && !found.iter().any(is_above) {
         return Ok(());

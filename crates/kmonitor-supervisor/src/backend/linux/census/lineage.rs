@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use kmonitor_event::{Pid, ProcessKey};
 
-use crate::backend::linux::procfs::{self, Table};
+use crate::backend::linux::kin::{self, Table};
+use crate::backend::linux::procfs;
 use crate::backend::linux::reap::reap_if_ours;
 
 /// A line of forks, by its beginning.
@@ -87,7 +88,7 @@ impl Known {
             nodes.into_iter().any(|node| !node.first) || unreaped.any(|(dead, _)| dead == pid)
         };
         // Who cannot be looked at may be one.
-        procfs::own_children().map_or(true, |children| children.iter().any(is_orphan))
+        kin::own_children().map_or(true, |children| children.iter().any(is_orphan))
     }
 
     fn add(&mut self, pid: i32, node: Node) {
