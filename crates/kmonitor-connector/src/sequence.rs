@@ -26,15 +26,27 @@ const PROCESSORS_MAX: usize = 8192;
 pub(crate) struct Number {
     processor: u32,
     count: u32,
+    /// When it was stamped.
+    time_ns: u64,
+}
+
+/// Messages that were not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub(crate) count: u32,
+    /// When the last one before them was stamped, on the same processor.
+    pub(crate) after_ns: u64,
 }
 
 impl Number {
     /// The number of a connector message.
     #[inline]
     pub(crate) fn of(message: &[u8]) -> Option<Self> {
+        let time = message.get(wire::CN_HEADER_BYTES + 8..)?.first_chunk()?;
         Some(Self {
             processor: wire::word(message, wire::CN_HEADER_BYTES + 4)?,
             count: wire::word(message, 8)?,
+            time_ns: u64::from_ne_bytes(*time),
         })
     }
 }
@@ -44,8 +56,8 @@ impl Number {
 pub(crate) struct Sequence {
     usable: bool,
     phase: Phase,
-    /// By processor: what its next message is numbered with.
-    next: Vec<Option<u32>>,
+    /// By processor: its last message.
+    last: Vec<Option<Number>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +76,7 @@ impl Sequence {
         Self {
             usable,
             phase: Phase::Due,
-            next: Vec::new(),
+            last: Vec::new(),
         }
     }
 
@@ -88,28 +100,31 @@ impl Sequence {
 
     /// What comes next is not compared with what came before.
     pub(crate) fn restart(&mut self) {
-        self.next.clear();
+        self.last.clear();
     }
 
     #[cfg(test)]
     pub(crate) fn is_followed(&self) -> bool {
-        self.phase == Phase::On && self.next.iter().any(Option::is_some)
+        self.phase == Phase::On && self.last.iter().any(Option::is_some)
     }
 
-    /// Takes in a message. How many were not sent just before it.
+    /// Takes in a message. What was not sent just before it.
     #[inline]
-    pub(crate) fn missing_before(&mut self, number: Number) -> u32 {
+    pub(crate) fn gap_before(&mut self, number: Number) -> Option<Gap> {
         let processor = number.processor as usize;
         if self.phase != Phase::On || processor >= PROCESSORS_MAX {
-            return 0;
+            return None;
         }
-        if self.next.len() <= processor {
-            self.next.resize(processor + 1, None);
+        if self.last.len() <= processor {
+            self.last.resize(processor + 1, None);
         }
-        let next = self.next[processor].replace(number.count.wrapping_add(1));
-        let missing = next.map_or(0, |next| number.count.wrapping_sub(next));
+        let last = self.last[processor].replace(number)?;
+        let gap = Gap {
+            count: number.count.wrapping_sub(last.count).wrapping_sub(1),
+            after_ns: last.time_ns,
+        };
         // One that steps back says nothing.
-        if missing > u32::MAX / 2 { 0 } else { missing }
+        (gap.count > 0 && gap.count <= u32::MAX / 2).then_some(gap)
     }
 }
 
@@ -122,7 +137,12 @@ mod tests {
         Number {
             processor: 1,
             count,
+            time_ns: u64::from(count) * 10,
         }
+    }
+
+    fn missing(sequence: &mut Sequence, number: Number) -> u32 {
+        sequence.gap_before(number).map_or(0, |gap| gap.count)
     }
 
     fn on() -> Sequence {
@@ -134,31 +154,32 @@ mod tests {
     #[test]
     fn what_is_missing_is_counted_by_processor() {
         let mut sequence = on();
-        assert_eq!(sequence.missing_before(number(7)), 0);
+        assert_eq!(missing(&mut sequence, number(7)), 0);
         let other = Number {
             processor: 0,
-            count: 100,
+            ..number(100)
         };
-        assert_eq!(sequence.missing_before(other), 0);
-        assert_eq!(sequence.missing_before(number(8)), 0);
-        assert_eq!(sequence.missing_before(number(12)), 3);
-        assert_eq!(sequence.missing_before(number(13)), 0);
+        assert_eq!(missing(&mut sequence, other), 0);
+        assert_eq!(missing(&mut sequence, number(8)), 0);
+        let gap = sequence.gap_before(number(12)).unwrap();
+        assert_eq!((gap.count, gap.after_ns), (3, 80));
+        assert_eq!(missing(&mut sequence, number(13)), 0);
     }
 
     #[test]
     fn numbers_begin_anew_after_the_last() {
         let mut sequence = on();
-        assert_eq!(sequence.missing_before(number(u32::MAX - 1)), 0);
-        assert_eq!(sequence.missing_before(number(u32::MAX)), 0);
-        assert_eq!(sequence.missing_before(number(0)), 0);
-        assert_eq!(sequence.missing_before(number(2)), 1);
+        assert_eq!(missing(&mut sequence, number(u32::MAX - 1)), 0);
+        assert_eq!(missing(&mut sequence, number(u32::MAX)), 0);
+        assert_eq!(missing(&mut sequence, number(0)), 0);
+        assert_eq!(missing(&mut sequence, number(2)), 1);
     }
 
     #[test]
     fn one_that_steps_back_is_no_gap() {
         let mut sequence = on();
         for count in [9, 3, 4, 3, 3] {
-            assert_eq!(sequence.missing_before(number(count)), 0, "{count}");
+            assert_eq!(missing(&mut sequence, number(count)), 0, "{count}");
         }
     }
 
@@ -166,22 +187,22 @@ mod tests {
     fn what_a_filter_held_back_is_not_missing() {
         let mut sequence = Sequence::new(true);
         // Queued before the first look at an empty queue.
-        assert_eq!(sequence.missing_before(number(1)), 0);
-        assert_eq!(sequence.missing_before(number(5)), 0);
+        assert_eq!(missing(&mut sequence, number(1)), 0);
+        assert_eq!(missing(&mut sequence, number(5)), 0);
         sequence.found_empty();
-        assert_eq!(sequence.missing_before(number(10)), 0);
+        assert_eq!(missing(&mut sequence, number(10)), 0);
         sequence.all_passes(false);
-        assert_eq!(sequence.missing_before(number(20)), 0);
+        assert_eq!(missing(&mut sequence, number(20)), 0);
         sequence.found_empty();
-        assert_eq!(sequence.missing_before(number(30)), 0);
+        assert_eq!(missing(&mut sequence, number(30)), 0);
         sequence.all_passes(true);
-        assert_eq!(sequence.missing_before(number(40)), 0);
+        assert_eq!(missing(&mut sequence, number(40)), 0);
         sequence.found_empty();
-        assert_eq!(sequence.missing_before(number(50)), 0);
+        assert_eq!(missing(&mut sequence, number(50)), 0);
         sequence.all_passes(true);
-        assert_eq!(sequence.missing_before(number(52)), 1);
+        assert_eq!(missing(&mut sequence, number(52)), 1);
         sequence.restart();
-        assert_eq!(sequence.missing_before(number(60)), 0);
+        assert_eq!(missing(&mut sequence, number(60)), 0);
     }
 
     #[test]
@@ -189,15 +210,15 @@ mod tests {
         let mut message = [0; 60];
         message[8] = 3;
         message[24] = 2;
-        let number = Number::of(&message).unwrap();
-        assert_eq!((number.processor, number.count), (2, 3));
+        let read = Number::of(&message).unwrap();
+        assert_eq!((read.processor, read.count), (2, 3));
         assert_eq!(Number::of(&message[..27]), None);
         let nowhere = Number {
             processor: u32::MAX,
-            count: 0,
+            ..number(0)
         };
         let mut sequence = on();
-        assert_eq!(sequence.missing_before(nowhere), 0);
-        assert!(sequence.next.is_empty());
+        assert_eq!(missing(&mut sequence, nowhere), 0);
+        assert!(sequence.last.is_empty());
     }
 }

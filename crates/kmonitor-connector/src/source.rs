@@ -22,7 +22,7 @@ use crate::codec::{ConnectorCodec, Payload};
 use crate::decode::{Ack, DecodeError, Message};
 use crate::filter::{Filter, forgets_its_listeners};
 use crate::listen::{Handshake, ListenError, Listening, random_nonce};
-use crate::sequence::Sequence;
+use crate::sequence::{Gap, Sequence};
 use crate::socket::BatchSocket;
 use crate::wire::Request;
 
@@ -320,14 +320,15 @@ impl ConnectorSource {
         };
         Poll::Ready(Ok(match message.payload {
             NetlinkPayload::InnerMessage(Payload { message, number }) => {
-                let missing = number.map_or(0, |number| self.sequence.missing_before(number));
-                if missing == 0 {
-                    self.sort(message)
-                } else {
-                    self.after_gap = Some(message);
-                    self.unsent += u64::from(missing);
-                    tracing::warn!(missing, "the kernel did not send all of its events");
-                    lost(Some(u64::from(missing)))
+                match number.and_then(|number| self.sequence.gap_before(number)) {
+                    None => self.sort(message),
+                    Some(Gap { count, after_ns }) => {
+                        self.after_gap = Some(message);
+                        self.unsent += u64::from(count);
+                        tracing::warn!(count, "the kernel did not send all of its events");
+                        let after = Timestamp::from_nanos(after_ns);
+                        lost(Some(u64::from(count)), after)
+                    }
                 }
             }
             _ => match self.socket().take_loss() {
@@ -335,7 +336,7 @@ impl ConnectorSource {
                     tracing::warn!(count, "the proc connector's queue overflowed");
                     self.capabilities.queue = Some(self.socket().queue_size());
                     self.sequence.restart();
-                    lost(count)
+                    lost(count, Timestamp::now())
                 }
                 None => Incoming::Useless,
             },
@@ -359,8 +360,8 @@ impl ConnectorSource {
     }
 }
 
-fn lost(count: Option<u64>) -> Incoming {
-    Incoming::Fact(Fact::new(Timestamp::now(), FactKind::Lost { count }))
+fn lost(count: Option<u64>, time: Timestamp) -> Incoming {
+    Incoming::Fact(Fact::new(time, FactKind::Lost { count }))
 }
 
 fn granted(ack: Ack) -> Result<(), ListenError> {

@@ -60,7 +60,7 @@ pub(crate) struct Dispatcher {
     pub(super) resync: Resync,
     pub(super) patrol: Patrol,
     /// All that was reported up to then has been read, unless it was lost.
-    read_up_to: Timestamp,
+    pub(super) read_up_to: Timestamp,
     commands: mpsc::Receiver<Command>,
     ended: Arc<Mutex<Option<String>>>,
     /// Deaths whose status only the reaping will tell. Bounded by the deaths
@@ -150,7 +150,8 @@ impl Dispatcher {
             let listening = !self.interest.is_empty();
             let deadline = self.tracker.next_deadline();
             let looks = self.resync.next_look().into_iter();
-            let looks = looks.chain(self.patrol.next_look());
+            let patrol = self.patrol.next_look();
+            let looks = looks.chain(patrol.filter(|_| !self.tracker.is_empty()));
             let deadline = deadline.into_iter().chain(looks).min();
             let deadline = deadline.and_then(|at| self.started.checked_add(at));
             let turn = tokio::select! {
@@ -244,7 +245,7 @@ impl Dispatcher {
             warm(facts, &self.tracker, cx.sink);
             for fact in facts {
                 if matches!(fact.kind, FactKind::Lost { .. }) {
-                    self.resync.note_loss(self.read_up_to);
+                    self.resync.note_loss(self.read_up_to, fact.time);
                 } else {
                     self.read_up_to = self.read_up_to.max(fact.time);
                 }

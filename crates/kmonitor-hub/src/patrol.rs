@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use kmonitor_event::ProcessKey;
+use kmonitor_event::{ProcessKey, Timestamp};
 use kmonitor_source::{Fact, FactKind, LossReport};
 
 use crate::dispatcher::{Dispatcher, Stop};
@@ -57,6 +57,8 @@ impl Dispatcher {
             let mut untold = dead.iter().filter(|key| self.tracker.is_dead(**key, probe));
             if let Some(process) = untold.next() {
                 tracing::warn!(%process, "nobody told of an end: events must have been lost");
+                // Since when is not known.
+                self.resync.note_loss(self.read_up_to, Timestamp::default());
                 let count = None;
                 let loss = Fact::new(self.probe.now(), FactKind::Lost { count });
                 self.facts.push(loss);

@@ -32,6 +32,11 @@ const LOOK_PAUSE_FACTOR: u32 = 4;
 /// their pids, so such a look proves nothing.
 const DRAINS_MAX: usize = 16;
 
+/// How far before the last report that was read a loss may reach, so that those born since
+/// are looked for. Of a message that was never sent it shows only by the next of the same
+/// processor.
+const LOOK_BACK_MAX: Duration = Duration::from_secs(1);
+
 /// How far finding out has come.
 #[derive(Debug, Default)]
 pub(crate) struct Resync {
@@ -46,6 +51,8 @@ pub(crate) struct Resync {
 struct Underway {
     /// All that was reported up to then had been read when the first loss came.
     since: Timestamp,
+    /// Whether nothing was lost before that.
+    is_bounded: bool,
     look_due: bool,
     looks: usize,
     drains: usize,
@@ -53,18 +60,23 @@ struct Underway {
 
 impl Resync {
     /// The source has told a loss. `read_up_to`: what was reported up to then has been
-    /// read.
-    pub(crate) fn note_loss(&mut self, read_up_to: Timestamp) {
+    /// read. `lost_after`: nothing was lost before.
+    pub(crate) fn note_loss(&mut self, read_up_to: Timestamp, lost_after: Timestamp) {
+        let earliest = read_up_to.saturating_sub(LOOK_BACK_MAX);
+        let since = read_up_to.min(lost_after).max(earliest);
         let begun = &mut self.begun;
         let now = self.now.get_or_insert_with(|| {
             *begun += 1;
             Underway {
-                since: read_up_to,
+                since,
+                is_bounded: true,
                 look_due: true,
                 looks: 0,
                 drains: 0,
             }
         });
+        now.since = now.since.min(since);
+        now.is_bounded &= lost_after >= earliest;
         now.look_due = now.looks < LOOKS_MAX;
         now.drains = 0;
     }
@@ -125,8 +137,8 @@ impl Dispatcher {
             if self.resync.is_look_due() || self.tracker.look_at_zombies() {
                 return Ok(());
             }
-            self.resync.now = None;
-            let all_told = !self.tracker.take_birth_untold();
+            let is_bounded = self.resync.now.take().is_some_and(|now| now.is_bounded);
+            let all_told = !self.tracker.take_birth_untold() && is_bounded;
             let (time, complete) = (self.probe.now(), all_told && !self.tracker.has_unseen());
             self.router.end_resync(time, complete);
         }

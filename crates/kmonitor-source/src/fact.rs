@@ -7,7 +7,8 @@ use kmonitor_event::{Comm, Pid, ProcessKey, Status, Tid, Timestamp};
 pub struct Fact {
     /// When the kernel says it happened, on the clock of
     /// [`ProcessProbe::now`](crate::ProcessProbe::now): a report is told from those of a
-    /// pid's former owners by when it was looked at.
+    /// pid's former owners by when it was looked at. Of a loss, when it was noticed, or a
+    /// time before which nothing was lost, if that is earlier than what was told before it.
     pub time: Timestamp,
     /// What happened.
     pub kind: FactKind,

@@ -94,6 +94,7 @@ impl Tracker {
                         // Who was told to have ended is there again.
                         process.lives_on_after(codes, cx.probe.now());
                     }
+                    self.look_at_the_traced_later(key, told_out, cx.now);
                 }
                 // A straggler of a process that was told, or never known.
                 Ok(_) if unheard_of && !leader => self.remove_current(pid),

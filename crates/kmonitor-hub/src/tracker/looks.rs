@@ -67,7 +67,10 @@ impl Tracker {
                 continue;
             }
             match self.reseed(pid, cx.probe) {
-                Ok(ProcessState::Alive) => {}
+                Ok(ProcessState::Alive) => {
+                    let told_out = self.current.get(pid).is_some_and(Process::is_told_out);
+                    self.look_at_the_traced_later(key, told_out, cx.now);
+                }
                 // Out of descriptors, say: its exit report may be lost already.
                 Err(ProbeError::Io { .. }) => {
                     self.look_later(key, doubt, cx.now);
@@ -108,6 +111,15 @@ impl Tracker {
         let next = from.saturating_add(count);
         let next = if next < self.current.len() { next } else { 0 };
         (dead.map(|process| process.key).collect(), next)
+    }
+
+    /// All reports of it have come, and it is not dead: where a thread is traced it is not
+    /// until its tracer has waited for that thread, of which nobody tells.
+    pub(super) fn look_at_the_traced_later(&mut self, key: ProcessKey, told_out: bool, now: Now) {
+        let process = self.current.get(key.pid()).filter(|it| it.key == key);
+        if told_out && process.is_some_and(|it| it.dying.is_none() && it.threads.had_others) {
+            self.look_later(key, Doubt::NotSeen, now);
+        }
     }
 
     pub(super) fn look_later(&mut self, key: ProcessKey, doubt: Doubt, now: Now) {

@@ -303,8 +303,16 @@ impl Tracker {
     /// Stops tracking a process that nobody is interested in any more.
     pub(crate) fn forget(&mut self, key: ProcessKey) {
         if self.host {
-            // Tracked on, but not held: without threads its own report will do.
             let process = self.current.get_mut(key.pid());
+            if process
+                .as_ref()
+                .is_some_and(|p| p.key == key && p.told_to_host)
+            {
+                // Found dead, and never seen alive: the host has been told, or never will be.
+                self.remove_current(key.pid());
+                return;
+            }
+            // Tracked on, but not held: without threads its own report will do.
             if let Some(process) = process.filter(|p| p.key == key && !p.threads.had_others)
                 && process.held.take().is_some()
             {

@@ -258,13 +258,17 @@ impl Process {
     }
 
     /// What had been told of it if it is by now known to have been replaced: before it was
-    /// looked at, if that is known. A birth can be seen before it is stamped.
+    /// looked at, if that is known. A birth can be seen before it is stamped: where it was
+    /// stamped soon after the look, all has been told, and it is not known what.
     pub(super) fn take_last_words(&mut self, next_born: Option<Timestamp>) -> Option<Codes> {
         match *self.forget_last_words()? {
             Past::LastWords(codes, looked_at) => {
                 let seen_by = looked_at.saturating_add(REPORT_DELAY_MAX);
-                let was_its = next_born.is_none_or(|born| born <= seen_by);
-                was_its.then_some(codes)
+                match next_born {
+                    Some(born) if born > seen_by => None,
+                    Some(born) if born > looked_at => Some(Codes::None),
+                    _ => Some(codes),
+                }
             }
             Past::Swept { .. } => None,
         }

@@ -32,18 +32,18 @@ fn what_names_a_parent_after_the_next_birth_is_the_next_owners() {
 #[test]
 fn last_words_count_if_it_had_been_replaced_when_it_was_looked_at() {
     let at = |ms: u64| Timestamp::from_nanos(ms * 1_000_000);
-    for (born, were_its) in [
-        (None, true),
-        (Some(999), true),
-        // Seen before it was stamped.
-        (Some(1020), true),
-        (Some(1200), false),
+    for (born, expected) in [
+        (None, Some(Codes::All(0x500))),
+        (Some(999), Some(Codes::All(0x500))),
+        // Seen before it was stamped, perhaps.
+        (Some(1020), Some(Codes::None)),
+        (Some(1200), None),
     ] {
         let mut process = process();
         exit(&mut process, 10, 0x500);
         process.lives_on_or_was_replaced(at(1000));
         let words = process.take_last_words(born.map(at));
-        assert_eq!(words, were_its.then_some(Codes::All(0x500)), "{born:?}");
+        assert_eq!(words, expected, "{born:?}");
     }
 }
 

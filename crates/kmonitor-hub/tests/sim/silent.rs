@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use kmonitor_event::{EventKind, EventMask, LossOrigin, Pid, Resync};
+use kmonitor_event::{Event, EventKind, EventMask, LossOrigin, Pid, Resync};
 use kmonitor_hub::{Filter, Hub};
 use kmonitor_source::sim::{SimConfig, SimKernel, SimSource};
 use kmonitor_source::{Capabilities, EventSource, Fact, FactKind, KernelInterest, SourceError};
@@ -150,4 +150,40 @@ async fn who_is_dead_at_one_look_and_told_before_the_next_was_not_lost() {
     assert_eq!(exits(&told), [(pid, Some(7 << 8))]);
     assert!(!told[0].inferred);
     assert_eq!(hub.stats().await.unwrap().losses_uncounted, 0);
+}
+
+/// Since when messages are missing is not known then, so nor is who was born since.
+#[tokio::test(start_paused = true)]
+async fn what_was_lost_at_an_unknown_time_is_not_said_to_be_found_out() {
+    let kernel = SimKernel::new(SimConfig::default().seed(1));
+    let (hub, is_silent) = silent_hub(&kernel).await;
+    let pid = kernel.spawn().unwrap();
+    let mut events = subscribe(&hub, Filter::tree(pid).keep_open()).await;
+    is_silent.store(true, SeqCst);
+    kernel.exit_group(pid.leader(), 7).unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let told = drain(&mut events).await;
+    let is_end = |event: &&Event| matches!(event.kind, EventKind::Resync(Resync::End { .. }));
+    let end = told.iter().find(is_end).expect("an end");
+    let complete = false;
+    assert_eq!(end.kind, EventKind::Resync(Resync::End { complete }));
+}
+
+/// A zombie of a tree, of which the host's stream was told before.
+#[tokio::test(start_paused = true)]
+async fn who_was_dead_before_it_was_named_is_no_loss() {
+    let (kernel, hub) = hub().await;
+    let root = kernel.spawn().unwrap();
+    let zombie = kernel.fork(root).unwrap();
+    let mut host = subscribe(&hub, Filter::host()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    kernel.exit_group(zombie.leader(), 3).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let _tree = subscribe(&hub, Filter::tree(root)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(exits(&drain(&mut host).await), [(zombie, Some(0x300))]);
+    let stats = hub.stats().await.unwrap();
+    // Held is who was named, and tracked who lives.
+    let left = (stats.losses_uncounted, stats.held, stats.tracked);
+    assert_eq!(left, (0, 1, 2), "{stats:?}");
 }

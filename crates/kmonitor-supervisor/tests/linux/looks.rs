@@ -265,3 +265,55 @@ async fn a_tree_is_empty_while_others_hop() {
     eventually(|| count(dir.path()) > before).await;
     std::fs::write(dir.path().join("end"), "").unwrap();
 }
+
+/// Its orphans go to the first process there, which is a stranger and lives.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, to unshare namespaces"]
+async fn who_went_into_another_pid_namespace_is_found_by_its_mark() {
+    if !alone("looks::who_went_into_another_pid_namespace_is_found_by_its_mark") {
+        return;
+    }
+    let container = Container::start();
+    let children = |pid: i32| {
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        std::fs::read_to_string(path).unwrap_or_default()
+    };
+    let outer = i32::try_from(container.0.id()).unwrap();
+    eventually(|| !children(outer).is_empty()).await;
+    let first: i32 = children(outer).trim().parse().unwrap();
+    let script = format!(
+        "nsenter --target {first} --pid sh -c 'setsid sleep 1000 >/dev/null 2>&1 &'
+exec sleep 1000"
+    );
+    let backend = plain().await;
+    let mut child = start(&backend, "c", shell(&script), KillScope::Tree);
+    child.started().await;
+    child.ready().await;
+    eventually(|| !children(first).is_empty()).await;
+    child.running.kill();
+    child.exited().await;
+    child.empty().await;
+    // Nobody reaps it there.
+    let left: i32 = children(first).trim().parse().unwrap();
+    assert!(!alive(left), "an orphan is left");
+}
+
+/// A PID namespace, as long as this lives.
+struct Container(std::process::Child);
+
+impl Container {
+    fn start() -> Self {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork", "--kill-child", "sleep", "1000"]);
+        // Whoever reads what the test writes is not to wait for this.
+        let quiet = unshare.stdout(Stdio::null()).stderr(Stdio::null());
+        Self(quiet.spawn().unwrap())
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

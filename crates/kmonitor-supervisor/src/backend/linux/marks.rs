@@ -1,5 +1,6 @@
 //! By what the members of a tree are known where nobody tells of their births.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -160,13 +161,13 @@ impl Marks {
     /// Nobody joins a session from outside. So members of a root that began one are in
     /// that one, or in one that began later; and who is marked was begun so. An orphan
     /// comes to us, where we are who gets them; of who has another parent, that one says
-    /// whose it is.
+    /// whose it is. Only in another PID namespace it comes to the first process of that.
     fn may_be_orphan(&self, stat: &Stat, others: &Others) -> bool {
         let comes_to_us = !self.strays && Subreaper::is_active();
         let has_parent = stat.parent != procfs::own_pid() && others.living.contains(&stat.parent);
         stat.start >= self.root.start
             && !(self.word.is_some() && others.older_sessions.contains(&stat.session))
-            && !(comes_to_us && has_parent)
+            && !(comes_to_us && has_parent && !others.is_nested(stat.parent))
     }
 
     fn living(mut members: Vec<Stat>) -> Vec<Stat> {
@@ -315,6 +316,8 @@ impl Marks {
 
 /// What the others in a table say of somebody.
 struct Others {
+    /// Of parents that were asked about.
+    nested: RefCell<HashMap<i32, bool>>,
     living: HashSet<i32>,
     /// The sessions that were there before the root.
     older_sessions: HashSet<i32>,
@@ -325,9 +328,17 @@ impl Others {
         let living = table.all().iter().filter(|stat| !stat.is_dead());
         let older = table.all().iter().filter(|stat| stat.start < root_start);
         Self {
+            nested: RefCell::default(),
             living: living.map(|stat| stat.pid).collect(),
             older_sessions: older.map(|stat| stat.session).collect(),
         }
+    }
+
+    /// Whether a process may be in a PID namespace below ours.
+    fn is_nested(&self, pid: i32) -> bool {
+        let mut nested = self.nested.borrow_mut();
+        let seen = || procfs::is_nested(pid).unwrap_or(true);
+        *nested.entry(pid).or_insert_with(seen)
     }
 }
 

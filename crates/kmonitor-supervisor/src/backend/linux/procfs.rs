@@ -154,6 +154,20 @@ pub(super) fn process_of(thread: i32) -> Option<i32> {
     value.trim().parse().ok()
 }
 
+/// Whether a process is in a PID namespace below ours. Who is gone, or hidden, is not.
+pub(super) fn is_nested(pid: i32) -> io::Result<bool> {
+    let status = if_there(std::fs::read(format!("/proc/{pid}/status")))?.unwrap_or_default();
+    let mut lines = status.split(|byte| *byte == b'\n');
+    // Its numbers in all of them, from that of `/proc` on (Linux 4.1).
+    let numbers = lines.find_map(|line| line.strip_prefix(b"NSpid:"));
+    let count = |line: &[u8]| {
+        line.split(u8::is_ascii_whitespace)
+            .filter(|it| !it.is_empty())
+            .count()
+    };
+    Ok(numbers.is_some_and(|line| count(line) > 1))
+}
+
 /// All processes, as they were found one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
@@ -305,6 +319,13 @@ mod tests {
         };
         assert!(!zombie(2).is_dead());
         assert!(zombie(1).is_dead() && zombie(0).is_dead());
+    }
+
+    #[test]
+    fn we_are_not_in_a_namespace_below_ours() {
+        assert!(!is_nested(own_pid()).unwrap());
+        // Nobody's: pids end far below.
+        assert!(!is_nested(i32::MAX).unwrap());
     }
 
     /// It would pass for somebody in no group.
