@@ -42,7 +42,8 @@ const LAST_MESSAGES_MAX: usize = 8 << 20;
 /// filter in the kernel (`SO_ATTACH_FILTER`) holds back what was not asked for: while
 /// no more processes are named than [`Narrowing::Processes`](kmonitor_source::Narrowing::Processes) says, all of other
 /// processes; with more of them, or with the whole host, all of kinds that nobody
-/// wants. What is held back costs no wake-up and no room in the queue, and is not
+/// wants, unless forks, execs and exits are wanted: then nothing, because hardly anything
+/// else happens. What is held back costs no wake-up and no room in the queue, and is not
 /// counted as lost. [`EventSource::capabilities`] says what the kernel took.
 ///
 /// A loss is reported as [`FactKind::Lost`] at its place between the facts that
