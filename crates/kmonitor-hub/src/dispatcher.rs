@@ -187,11 +187,7 @@ impl Dispatcher {
             self.take_in();
             self.track(Tracker::expire);
             let turn = match turn {
-                Ok(()) => self.resync().await,
-                stop => stop,
-            };
-            let turn = match turn {
-                Ok(()) => self.patrol().await,
+                Ok(()) => self.look_around().await,
                 stop => stop,
             };
             self.follow_up();
@@ -257,6 +253,12 @@ impl Dispatcher {
         }
         self.facts.clear();
         self.tell_scans(None);
+    }
+
+    /// Looks at the system, as far as that is due.
+    async fn look_around(&mut self) -> Result<(), Stop> {
+        self.resync().await?;
+        self.patrol().await
     }
 
     /// What the work of this turn calls for.

@@ -199,7 +199,7 @@ impl Marks {
         loop {
             hanging.clear();
             for stat in todo.drain(..) {
-                match self.is_root(&stat, may_be(&stat), &words) {
+                match self.is_root(&stat, || may_be(&stat), &words) {
                     Ok(true) => verdict.roots.push(stat),
                     Ok(false) | Err(NoWords::None) => {}
                     Err(NoWords::Gone) => verdict.gone.push(stat),
@@ -254,7 +254,7 @@ impl Marks {
     fn is_root(
         &self,
         stat: &Stat,
-        may_be: bool,
+        may_be: impl Fn() -> bool,
         words: impl Fn(i32) -> Result<Vec<String>, NoWords>,
     ) -> Result<bool, NoWords> {
         let root = self.root.pid.as_raw();
@@ -270,10 +270,10 @@ impl Marks {
             self.judged().keep(stat.id(), true);
             return Ok(true);
         }
-        if stat.is_dead() || !may_be {
+        if stat.is_dead() {
             return Ok(false);
         }
-        self.has_word(stat, words)
+        self.has_word(stat, may_be, words)
     }
 
     /// An environment is given at birth, and by executing a program: who has the word
@@ -281,6 +281,7 @@ impl Marks {
     fn has_word(
         &self,
         stat: &Stat,
+        may_be: impl Fn() -> bool,
         words: impl Fn(i32) -> Result<Vec<String>, NoWords>,
     ) -> Result<bool, NoWords> {
         let Some(word) = &self.word else {
@@ -288,6 +289,9 @@ impl Marks {
         };
         if let Some(known) = self.judged().verdicts.get(&stat.id()) {
             return Ok(*known);
+        }
+        if !may_be() {
+            return Ok(false);
         }
         let has = match words(stat.pid) {
             Ok(words) => words.contains(word),
